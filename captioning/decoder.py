@@ -1,0 +1,172 @@
+"""The decoders: region features + words so far → the next word. Keras layers and `keras.ops` only.
+
+Both decoders follow one protocol, used alike by teacher forcing and by search:
+
+- ``start(features)`` → ``memory, state``: what stays the same for an image,
+  and the LSTM's state ``(h, c)``, each (B, 1, U);
+- ``step(memory, state, inputs)`` → ``context, attention, state``: one word further,
+  for (B, C, E) embedded words, C captions (or beams) an image at once;
+- ``logits(state_h, context, inputs)`` → (..., V).
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import layers, ops
+
+package = "captioning"
+
+
+class Decoder(keras.Model):
+    """What the decoders share: embedding, LSTM, word scores, teacher forcing.
+
+    Args:
+        vocabulary_size: V, special tokens included.
+        regions, depth: R and D of the encoder's features.
+        units: U, size of the LSTM, of the embedding and of the projected regions.
+        dropout: share of the numbers that are dropped before the softmax.
+        input_dropout: the same for features and embedded words.
+
+    Input: ``[features (B, R, D) float, tokens (B, C, T) int]``, the C captions
+    of each image from the start token on. Output: logits (B, C, T, V) float32;
+    those at t predict the token at t + 1.
+    """
+
+    attends = False  # whether `step` returns attention
+
+    def __init__(self, vocabulary_size, regions, depth, units=512, dropout=0.5, input_dropout=0.3, **kwargs):
+        super().__init__(**kwargs)
+        self.settings = {
+            "vocabulary_size": vocabulary_size,
+            "regions": regions,
+            "depth": depth,
+            "units": units,
+            "dropout": dropout,
+            "input_dropout": input_dropout,
+        }
+        self.units, self.regions, self.vocabulary_size = units, regions, vocabulary_size
+        self.embedding = layers.Embedding(vocabulary_size, units, name="embedding")
+        self.input_dropout = layers.Dropout(input_dropout)
+        self.output_dropout = layers.Dropout(dropout)
+        self.input_gates = layers.Dense(4 * units, name="input_gates")  # the LSTM's kernel and bias
+        self.recurrent_gates = layers.Dense(
+            4 * units, use_bias=False, kernel_initializer="orthogonal", name="recurrent_gates"
+        )
+        self.word_bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="word_bias")
+
+    def get_config(self):
+        return {"name": self.name, **self.settings}
+
+    def lstm(self, gates, cell):
+        """One step of an LSTM from its summed gate inputs (…, 4U) and its cell (…, U)."""
+        i, f, g, o = ops.split(gates, 4, axis=-1)
+        cell = ops.sigmoid(f + 1.0) * cell + ops.sigmoid(i) * ops.tanh(g)
+        return ops.sigmoid(o) * ops.tanh(cell), cell
+
+    def embed(self, tokens, training=False):
+        """(…) int → (…, U)."""
+        return self.input_dropout(self.embedding(tokens), training=training)
+
+    def logits(self, hidden, context, words, training=False):
+        """Scores of the next word (…, V), from an output layer tied to the embedding (Press and Wolf, 2017)."""
+        output = self.output_dropout(self.combine(hidden, context, words), training=training)
+        return ops.matmul(output, ops.transpose(self.embedding.embeddings)) + self.word_bias
+
+    def call(self, inputs, training=False):
+        features, tokens = inputs
+        memory, state = self.start(features, training=training)
+        captions = tokens.shape[1]
+        state = tuple(ops.repeat(s, captions, axis=1) for s in state)
+        words = self.embed(tokens, training=training)
+        hidden, contexts = [], []
+        for t in range(tokens.shape[2]):
+            context, _, state = self.step(memory, state, words[:, :, t])
+            hidden.append(state[0])
+            contexts.append(context)
+        return self.logits(ops.stack(hidden, axis=2), ops.stack(contexts, axis=2), words, training=training)
+
+
+@keras.saving.register_keras_serializable(package)
+class LSTMDecoder(Decoder):
+    """The pooled image starts an LSTM, as in Show and Tell (Vinyals et al., 2015, arXiv:1411.4555)."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.image = layers.Dense(self.units, name="image")
+        self.output_layer = layers.Dense(self.units, name="output")
+
+    def start(self, features, training=False):
+        pooled = self.input_dropout(ops.mean(ops.cast(features, "float32"), axis=1, keepdims=True), training=training)
+        zero = ops.zeros_like(self.image(pooled))
+        return (), self.lstm(self.input_gates(self.image(pooled)), zero)
+
+    def step(self, memory, state, words):
+        hidden, cell = state
+        hidden, cell = self.lstm(self.input_gates(words) + self.recurrent_gates(hidden), cell)
+        return ops.zeros_like(hidden[..., :0]), None, (hidden, cell)
+
+    def combine(self, hidden, context, words):
+        return self.output_layer(hidden)
+
+
+@keras.saving.register_keras_serializable(package)
+class AttentionDecoder(Decoder):
+    """An LSTM that looks at the regions before each word, with a gate on what it sees.
+
+    Show, Attend and Tell (Xu et al., 2015, arXiv:1502.03044): soft attention,
+    the gate β, and an output layer that sees the word before, the state and
+    the context.
+    """
+
+    attends = True
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.project = layers.Dense(self.units, activation="relu", name="project")
+        self.keys = layers.Dense(self.units // 2, name="keys")
+        self.query = layers.Dense(self.units // 2, use_bias=False, name="query")
+        self.energy = layers.Dense(1, use_bias=False, name="energy")
+        self.gate = layers.Dense(self.units, activation="sigmoid", name="gate")
+        self.context_gates = layers.Dense(4 * self.units, use_bias=False, name="context_gates")
+        self.start_hidden = layers.Dense(self.units, activation="tanh", name="start_hidden")
+        self.start_cell = layers.Dense(self.units, activation="tanh", name="start_cell")
+        self.output_hidden = layers.Dense(self.units, name="output_hidden")
+        self.output_context = layers.Dense(self.units, use_bias=False, name="output_context")
+
+    def start(self, features, training=False):
+        features = self.input_dropout(ops.cast(features, "float32"), training=training)
+        values = self.project(features)
+        mean = ops.mean(values, axis=1, keepdims=True)
+        return (values, self.keys(values)), (self.start_hidden(mean), self.start_cell(mean))
+
+    def step(self, memory, state, words):
+        values, keys = memory
+        hidden, cell = state
+        query = self.query(hidden)
+        energy = self.energy(ops.tanh(ops.expand_dims(keys, 1) + ops.expand_dims(query, 2)))[..., 0]
+        attention = ops.softmax(energy, axis=-1)  # (B, C, R)
+        context = self.gate(hidden) * ops.matmul(attention, values)
+        gates = self.input_gates(words) + self.context_gates(context) + self.recurrent_gates(hidden)
+        hidden, cell = self.lstm(gates, cell)
+        return context, attention, (hidden, cell)
+
+    def combine(self, hidden, context, words):
+        return ops.tanh(self.output_hidden(hidden) + self.output_context(context) + words)
+
+
+DECODERS = {"lstm": LSTMDecoder, "attention": AttentionDecoder}
+
+
+def build_decoder(name: str, vocabulary_size: int, regions: int, depth: int, **settings) -> Decoder:
+    """A new, built decoder by its name in ``config.pkl``: ``lstm`` or ``attention``."""
+    if name not in DECODERS:
+        raise ValueError(f"unknown decoder {name!r}; known: {', '.join(DECODERS)}")
+    decoder = DECODERS[name](vocabulary_size, regions, depth, name=name, **settings)
+    build(decoder)
+    return decoder
+
+
+def build(decoder: Decoder) -> None:
+    """Create the weights by one tiny pass."""
+    s = decoder.settings
+    decoder([ops.zeros((1, s["regions"], s["depth"])), ops.zeros((1, 1, 1), dtype="int32")])

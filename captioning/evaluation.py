@@ -1,0 +1,307 @@
+"""Scores, tables and figures for captions.
+
+BLEU comes from NLTK and from the COCO scorers (``pycocoevalcap``), CIDEr, ROUGE-L and METEOR from the
+COCO scorers. METEOR is a Java program; where it cannot run it is skipped and a warning says so.
+
+Figures are plain ``matplotlib.figure.Figure`` objects; ``%matplotlib inline`` lets a notebook show them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import subprocess
+import textwrap
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from nltk.tokenize import TreebankWordTokenizer
+from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.cider.cider_scorer import precook
+from pycocoevalcap.meteor import meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
+
+COLUMNS = [
+    *(f"BLEU-{n}" for n in range(1, 5)), *(f"NLTK BLEU-{n}" for n in range(1, 5)),
+    "CIDEr", "METEOR", "ROUGE-L", "distinct", "mean length",
+]  # fmt: skip
+TREEBANK = TreebankWordTokenizer()
+TYPOGRAPHY = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "…": "...", "–": "--", "—": "--"})
+SENTENCE_END = re.compile(r"(?<=\w\w)(?<!\b[mdsj]r|\bms|\bst|\bmt|\bvs|\bft)(?<!\bmrs)\.(?=[\"')]*\s)", re.IGNORECASE)
+OPENING_QUOTE = re.compile(r"(?<!\S)'(?=\w\w)(?!(?:s|re|ll|ve|tis|twas|em)\b)", re.IGNORECASE)
+
+
+def tokenize(caption: str) -> list[str]:
+    """Split a caption into the tokens that the COCO scorers count: lower case, without punctuation.
+
+    The pure Python twin of COCO's PTBTokenizer (Java), for captions and references alike: NLTK's Treebank
+    tokenizer and COCO's list of punctuation, and two rules of Stanford's that NLTK lacks: a full stop inside
+    the text ends a sentence, a single quote may open a quotation. As in COCO's, brackets stay, as ``-lrb-``.
+    Of Flickr8k's 35,000 training and development captions it splits 8 differently.
+
+    >>> tokenize("A tri-colored dog's toy , isn't it ?")
+    ['a', 'tri-colored', 'dog', "'s", 'toy', 'is', "n't", 'it']
+    """
+    text = OPENING_QUOTE.sub("` ", SENTENCE_END.sub(" .", caption.translate(TYPOGRAPHY)))
+    tokens = (token.lower() for token in TREEBANK.tokenize(text, convert_parentheses=True))
+    return [token for token in tokens if token not in PUNCTUATIONS]
+
+
+@lru_cache(maxsize=2**17)  # the references of 25,000 images, which come back every epoch
+def _tokenized(caption: str) -> str:
+    return " ".join(tokenize(caption))
+
+
+def _reference_texts(references: Sequence[str] | None) -> list[str]:
+    """References, tokenized; one without a word (".") says nothing and is left out."""
+    return [text for reference in references or [] if (text := _tokenized(reference))]
+
+
+def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Score one caption an image against all reference captions of that image.
+
+    Args:
+        captions: image name → caption.
+        references: image name → reference captions, for the same images.
+
+    Returns:
+        What each key of `COLUMNS` holds; every score is a percentage, larger is better.
+
+        - ``BLEU-1`` … ``BLEU-4``: n-gram precision with brevity penalty over the corpus (Papineni et al.,
+          2002, "BLEU: a method for automatic evaluation of machine translation"), COCO scorer.
+        - ``NLTK BLEU-1`` … ``NLTK BLEU-4``: the same by NLTK, with smoothing method 1 (Chen and Cherry, 2014,
+          "A systematic comparison of smoothing techniques for sentence-level BLEU"): an n-gram order without
+          any match counts as 0.1 matches, so small corpora do not drop to zero.
+        - ``CIDEr``: tf-idf weighted n-gram similarity (Vedantam et al., 2015, "CIDEr: consensus-based image
+          description evaluation"), in the CIDEr-D form of the COCO scorer. Its document frequencies come
+          from ``references``, so it depends on the set of images; for a single image it is 0.
+        - ``METEOR``: aligned words, stems, synonyms and paraphrases (Denkowski and Lavie, 2014, "Meteor
+          universal"). Absent, with a warning, where Java does not run.
+        - ``ROUGE-L``: longest common subsequence (Lin, 2004, "ROUGE: a package for automatic evaluation of
+          summaries").
+        - ``distinct``: number of different captions. ``mean length``: tokens a caption.
+
+    Raises:
+        ValueError: an image has no caption or no references; the message names it.
+    """
+    hypotheses, truths = _pairs(captions, references)
+    words = [caption.split() for [caption] in hypotheses.values()]
+    weights = [(1 / n,) * n for n in range(1, 5)]
+    truth_words = [[reference.split() for reference in truths[name]] for name in hypotheses]
+    nltk_bleu = corpus_bleu(truth_words, words, weights, SmoothingFunction().method1)
+    bleu, _ = Bleu(4).compute_score(truths, hypotheses, verbose=0)
+    scores = {f"BLEU-{n}": 100 * score for n, score in enumerate(bleu, start=1)}
+    scores |= {f"NLTK BLEU-{n}": 100 * score for n, score in enumerate(nltk_bleu, start=1)}
+    scores["CIDEr"] = 100 * Cider().compute_score(truths, hypotheses)[0]
+    try:
+        scores["METEOR"] = 100 * _meteor(truths, hypotheses)
+    except (OSError, ValueError) as error:  # no Java, or a Java that does not start
+        logging.getLogger(__name__).debug("METEOR: %s", error)
+        warnings.warn("METEOR is skipped: it needs Java, which does not run here", stacklevel=2)
+    scores["ROUGE-L"] = 100 * Rouge().compute_score(truths, hypotheses)[0]
+    scores["distinct"] = len(set(map(tuple, words)))
+    scores["mean length"] = sum(map(len, words)) / len(words)
+    return {name: float(score) for name, score in scores.items()}
+
+
+def cider(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> float:
+    """CIDEr alone (see `score_captions`), in percent: a second for 1,000 images, to choose the best epoch."""
+    hypotheses, truths = _pairs(captions, references)
+    return 100 * float(Cider().compute_score(truths, hypotheses)[0])
+
+
+def per_image_cider(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """CIDEr of each image, in percent, to find the best and the worst captions; their mean is `cider`."""
+    hypotheses, truths = _pairs(captions, references)
+    _, scores = Cider().compute_score(truths, hypotheses)
+    return {name: 100 * float(score) for name, score in zip(hypotheses, scores)}
+
+
+class CiderReward:
+    """CIDEr of sampled captions, fast: the reward of self-critical training.
+
+    Gives what the COCO scorer gives an image (before the × 100 of `score_captions`; a human caption gets
+    about 0.8), but the document frequencies are those of the training references, counted once.
+    Rennie et al., 2017, "Self-critical sequence training for image captioning".
+
+    Args:
+        references: image name → reference captions, of the training split.
+        end_token: count the end of a caption as a word, in the references too. Without it, self-critical
+            training learns captions that break off ("a man with a"), because an ending earns nothing.
+
+    >>> reward = CiderReward({"dog.jpg": ["a dog runs"], "cat.jpg": ["a cat sleeps"]})
+    >>> reward.reward(["dog.jpg", "dog.jpg"], ["a dog", "a cat"]).round(2)
+    array([3.49, 0.  ], dtype=float32)
+    """
+
+    def __init__(self, references: Mapping[str, Sequence[str]], end_token: bool = False):
+        self._end = " <end>" if end_token else ""
+        cooked = {name: list(map(self._count, _reference_texts(texts))) for name, texts in references.items()}
+        frequency: dict[tuple, int] = {}
+        for counts in cooked.values():
+            for ngram in set().union(*counts):
+                frequency[ngram] = frequency.get(ngram, 0) + 1
+        self._unseen = math.log(max(len(cooked), 1))
+        self._idf = {ngram: self._unseen - math.log(count) for ngram, count in frequency.items()}
+        shared = {ngram: ngram for ngram in frequency}  # equal n-grams are one object: a third of the memory
+        self._references = {
+            name: [({shared[ngram]: tf for ngram, tf in c.items()}, *self._norms(c)) for c in counts]
+            for name, counts in cooked.items()
+        }
+
+    def reward(self, image_names: Sequence[str], captions: Sequence[str]) -> np.ndarray:
+        """Rewards (N,) float32 of N captions, each for the image named at its place; an image may come often.
+
+        Raises:
+            ValueError: an image has no references; the message names it.
+        """
+        return np.array([self._score(*pair) for pair in zip(image_names, captions, strict=True)], np.float32)
+
+    def _count(self, text: str) -> dict[tuple, int]:
+        return precook(text + self._end)
+
+    def _norms(self, counts: dict[tuple, int]) -> tuple[list[float], int]:
+        """Lengths of the tf-idf vectors, one an n-gram order, and the caption's length as COCO counts it: bigrams."""
+        squares = [0.0] * 4
+        for ngram, tf in counts.items():
+            squares[len(ngram) - 1] += (tf * self._idf.get(ngram, self._unseen)) ** 2
+        return [math.sqrt(square) for square in squares], sum(tf for ngram, tf in counts.items() if len(ngram) == 2)
+
+    def _score(self, image_name: str, caption: str) -> float:
+        references = self._references.get(image_name)
+        if not references:
+            raise ValueError(f"{image_name} has no reference captions")
+        counts = self._count(_tokenized(caption))
+        norms, length = self._norms(counts)
+        weighted = [(ngram, tf, self._idf[ngram] ** 2) for ngram, tf in counts.items() if ngram in self._idf]
+        total = 0.0
+        for reference, reference_norms, reference_length in references:
+            products = [0.0] * 4
+            for ngram, tf, squared_idf in weighted:
+                if ngram in reference:
+                    products[len(ngram) - 1] += min(tf, reference[ngram]) * reference[ngram] * squared_idf
+            penalty = math.exp(-((length - reference_length) ** 2) / (2 * 6.0**2))
+            total += penalty * sum(p / (a * b) for p, a, b in zip(products, norms, reference_norms) if p)
+        return 10 * total / 4 / len(references)
+
+
+def score_table(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """Scores of several settings ("greedy", "beam 3", …), one a row, two decimals; METEOR may say "skipped"."""
+    table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=COLUMNS).round(2)
+    table["distinct"] = table["distinct"].astype("Int64")
+    if table["METEOR"].isna().any():
+        table["METEOR"] = table["METEOR"].astype(object).where(table["METEOR"].notna(), "skipped")
+    return table
+
+
+def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
+    """Training and validation loss, and validation CIDEr, by epoch: those of ``loss``, ``val_loss`` and
+    ``val_CIDEr`` that ``history`` has."""
+    panels = [[("loss", "training"), ("val_loss", "validation")], [("val_CIDEr", "validation")]]
+    panels = [present for panel in panels if (present := [curve for curve in panel if history.get(curve[0])])]
+    figure = Figure(figsize=(5.5 * max(len(panels), 1), 3.5), layout="constrained")
+    for i, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), i)
+        for key, label in panel:
+            axes.plot(range(1, len(history[key]) + 1), history[key], marker=".", label=label)
+        axes.set(xlabel="epoch", ylabel="CIDEr" if panel[0][0] == "val_CIDEr" else "loss")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    return figure
+
+
+def plot_attention(image: np.ndarray, words: Sequence[str], maps: Sequence[np.ndarray] | None) -> Figure:
+    """The photo, then for each word the photo with light where the decoder looked before that word.
+
+    Args:
+        image: (H, W, 3) uint8.
+        words: the caption.
+        maps: one attention map (7, 7) a word, or None for a decoder without attention: then the photo alone.
+    """
+    spotlight = LinearSegmentedColormap.from_list("spotlight", [(0, 0, 0, 0.7), (0, 0, 0, 0)])
+    panels = [(" ".join(words), None)] + (list(zip(words, maps, strict=True)) if maps is not None else [])
+    figure, all_axes = _gallery(len(panels), columns=5)
+    height, width = image.shape[:2]
+    for axes, (title, weights) in zip(all_axes, panels):
+        axes.imshow(image)
+        axes.set_xlabel(textwrap.fill(title, 28))
+        if weights is not None:
+            axes.imshow(weights, cmap=spotlight, vmin=0, vmax=np.max(weights), interpolation="bilinear",
+                        extent=(-0.5, width - 0.5, height - 0.5, -0.5))  # fmt: skip
+    return figure
+
+
+def plot_captions(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
+    """A gallery of photos (H, W, 3) uint8, each with its caption, wrapped, below it."""
+    figure, all_axes = _gallery(len(images), columns=4)
+    for axes, image, title in zip(all_axes, images, titles, strict=True):
+        axes.imshow(image)
+        axes.set_xlabel("\n".join(textwrap.fill(line, 32) for line in title.splitlines()))
+    return figure
+
+
+def _gallery(count: int, columns: int) -> tuple[Figure, list]:
+    columns = max(min(columns, count), 1)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(2.8 * columns, 3 * max(rows, 1)), layout="constrained")
+    all_axes = [figure.add_subplot(rows, columns, i + 1, xticks=[], yticks=[]) for i in range(count)]
+    for axes in all_axes:
+        axes.spines[:].set_visible(False)
+    return figure, all_axes
+
+
+def _pairs(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> tuple[dict, dict]:
+    """Captions and references, tokenized, as the COCO scorers want them: image name → list of strings."""
+    for name in references:
+        if captions.get(name) is None:
+            raise ValueError(f"{name} has no caption")
+    truths = {name: _reference_texts(references.get(name)) for name in captions}
+    for name, texts in truths.items():
+        if not texts:
+            raise ValueError(f"{name} has no reference captions")
+    if not captions:
+        raise ValueError("there are no captions to score")
+    return {name: [_tokenized(caption)] for name, caption in captions.items()}, truths
+
+
+class _Meteor(meteor.Meteor):
+    """COCO's METEOR with a Java process that reads UTF-8 and writes decimal points in every locale, and that
+    ends with its ``with`` block."""
+
+    def __init__(self):
+        options = ["-Xmx2G", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US"]
+        self.lock = threading.Lock()
+        self.meteor_p = subprocess.Popen(
+            ["java", *options, "-jar", meteor.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"],
+            cwd=os.path.dirname(os.path.abspath(meteor.__file__)),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.meteor_p.kill()
+        self.meteor_p.communicate()
+
+    def __del__(self):
+        pass  # __exit__ has done it
+
+
+def _meteor(truths: dict[str, list[str]], hypotheses: dict[str, list[str]]) -> float:
+    def safe(texts: dict) -> dict:  # "|||" separates captions in METEOR's protocol
+        return {name: [text.replace("|||", "") for text in captions] for name, captions in texts.items()}
+
+    with _Meteor() as scorer:
+        return scorer.compute_score(safe(truths), safe(hypotheses))[0]

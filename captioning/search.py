@@ -1,0 +1,163 @@
+"""From features to captions: greedy search and beam search, a whole batch at once, compiled once.
+
+Both run as one graph with no Python a word. The decoder's protocol is in
+`captioning.decoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from captioning.backend import compiled
+from captioning.decoder import Decoder
+from captioning.text import Tokenizer
+
+MAX_LENGTH = 20  # words; 98 % of Flickr8k's captions are shorter
+LENGTH_POWER = 0.7  # hypotheses are compared by log probability / length ** LENGTH_POWER
+IMPOSSIBLE = -1e9
+
+
+class Hypotheses(NamedTuple):
+    """What a search found; K hypotheses an image, the best first.
+
+    tokens: (B, K, T) int32, from the first word to the end token, then pad.
+    log_probabilities: (B, K, T) float32 of each token, 0 for pad.
+    attention: (B, K, T, R) float32 or (B, K, T, 0) for a decoder without attention.
+    scores: (B, K) float32, the length-normalised log probability.
+    """
+
+    tokens: np.ndarray
+    log_probabilities: np.ndarray
+    attention: np.ndarray
+    scores: np.ndarray
+
+
+def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_length: int = MAX_LENGTH,
+                length_power: float = LENGTH_POWER) -> Callable[[np.ndarray], Hypotheses]:
+    """Compile beam search for a decoder; beam width 1 is greedy search.
+
+    Each beam grows by its likeliest words; the ``beam_width`` best of all
+    survive, finished ones among them, compared by their log probability
+    divided by length ** ``length_power`` (length normalisation, Wu et al.,
+    2016, arXiv:1609.08144, in its plain form). It stops early when all are
+    finished; a hypothesis that reaches ``max_length`` ends there.
+
+    Returns a function of features (B, R, D) float to `Hypotheses`. It is
+    traced once for each shape of features.
+
+    Raises:
+        ValueError: the beam width is below 1 or beyond the vocabulary.
+    """
+    words = decoder.vocabulary_size - 3  # pad, start and unknown are never said
+    if not 1 <= beam_width <= words:
+        raise ValueError(f"beam width must be between 1 and {words}, not {beam_width}")
+    allowed = _allowed(tokenizer, decoder.vocabulary_size)
+    only_pad = np.full(decoder.vocabulary_size, IMPOSSIBLE, "float32")
+    only_pad[tokenizer.pad] = 0.0
+    K, T, V = beam_width, max_length, decoder.vocabulary_size
+
+    def search(features):
+        memory, state = decoder.start(features)
+        B = ops.shape(features)[0]
+        state = tuple(ops.repeat(s, K, axis=1) for s in state)
+        R = decoder.regions if decoder.attends else 0
+        first_rows = K * ops.arange(B)[:, None]
+
+        # All beams start alike, so that only the first may grow at first.
+        first = np.full((1, K), IMPOSSIBLE, "float32")
+        first[0, 0] = 0.0
+        variables = (
+            0,
+            ops.full((B, K), tokenizer.start, "int32"),
+            *state,
+            ops.zeros((B, K), "float32") + first,  # sum of log probabilities
+            ops.zeros((B, K), "float32"),  # words so far, the end token counted
+            ops.zeros((B, K), "bool"),  # finished
+            ops.full((B, K, T), tokenizer.pad, "int32"),
+            ops.zeros((B, K, T), "float32"),
+            ops.zeros((B, K, T, R), "float32"),
+        )
+
+        def unfinished(t, last, hidden, cell, total, length, done, *_):
+            return ops.logical_and(t < T, ops.logical_not(ops.all(done)))
+
+        def grow(t, last, hidden, cell, total, length, done, tokens, log_probabilities, maps):
+            embedded = decoder.embed(last)
+            context, attention, (hidden, cell) = decoder.step(memory, (hidden, cell), embedded)
+            log_p = ops.log_softmax(decoder.logits(hidden, context, embedded) + allowed)  # (B, K, V)
+            log_p = ops.where(done[..., None], only_pad, log_p)
+            grown = ops.where(done, length, length + 1)
+            candidates = (total[..., None] + log_p) / ops.power(grown, length_power)[..., None]
+            _, chosen = ops.top_k(ops.reshape(candidates, (B, K * V)), K)
+            parent, word = chosen // V, chosen % V
+
+            def follow(x):
+                """Reorder (B, K, …) by the surviving beams' parents."""
+                return ops.take(ops.reshape(x, (B * K, *x.shape[2:])), first_rows + parent, axis=0)
+
+            gained = ops.take_along_axis(ops.reshape(log_p, (B, K * V)), chosen, axis=1)
+            was_done = follow(done)
+            here = ops.cast(ops.arange(T) == t, "float32")  # (T,)
+            tokens = follow(tokens) + ops.cast(here, "int32") * (word - tokenizer.pad)[..., None]
+            log_probabilities = follow(log_probabilities) + here * gained[..., None]
+            if decoder.attends:
+                look = follow(attention) * ops.cast(ops.logical_not(was_done), "float32")[..., None]
+                maps = follow(maps) + here[:, None] * look[:, :, None]
+            return (
+                t + 1,
+                word,
+                follow(hidden),
+                follow(cell),
+                follow(total) + gained,
+                follow(grown),
+                ops.logical_or(was_done, word == tokenizer.end),
+                tokens,
+                log_probabilities,
+                maps,
+            )
+
+        _, _, _, _, total, length, _, tokens, log_probabilities, maps = ops.while_loop(unfinished, grow, variables)
+        return tokens, log_probabilities, maps, total / ops.power(length, length_power)
+
+    run = compiled(search)
+    return lambda features: Hypotheses(*(ops.convert_to_numpy(x) for x in run(features)))
+
+
+def make_sampler(decoder: Decoder, tokenizer: Tokenizer, samples: int, max_length: int = MAX_LENGTH):
+    """Compile random sampling: features (B, R, D) → tokens (B, samples, T) int32, drawn word by word.
+
+    Used by self-critical training.
+    """
+    allowed = _allowed(tokenizer, decoder.vocabulary_size)
+    seeds = keras.random.SeedGenerator(0)
+
+    def sample(features):
+        memory, state = decoder.start(features)
+        B = ops.shape(features)[0]
+        state = tuple(ops.repeat(s, samples, axis=1) for s in state)
+        last = ops.full((B, samples), tokenizer.start, "int32")
+        done = ops.zeros((B, samples), "bool")
+        tokens = []
+        for _ in range(max_length):
+            embedded = decoder.embed(last)
+            context, _, state = decoder.step(memory, state, embedded)
+            scores = decoder.logits(state[0], context, embedded) + allowed
+            drawn = keras.random.categorical(ops.reshape(scores, (-1, decoder.vocabulary_size)), 1, "int32", seeds)
+            last = ops.where(done, tokenizer.pad, ops.reshape(drawn, (B, samples)))
+            done = ops.logical_or(done, last == tokenizer.end)
+            tokens.append(last)
+        return ops.stack(tokens, axis=-1)
+
+    return compiled(sample)
+
+
+def _allowed(tokenizer: Tokenizer, vocabulary_size: int) -> np.ndarray:
+    """(V,) float32 to add to logits: special tokens other than the end cannot be said."""
+    mask = np.zeros(vocabulary_size, "float32")
+    mask[[tokenizer.pad, tokenizer.start, tokenizer.unknown]] = IMPOSSIBLE
+    return mask

@@ -1,0 +1,231 @@
+"""Caption photos from Python or from the command line.
+
+    python generate_captions.py photo.jpg holiday/ --format csv --output captions.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import keras
+import numpy as np
+from keras import ops
+from tqdm import tqdm
+
+from captioning import artifacts
+from captioning.artifacts import ArtifactError
+from captioning.encoder import Encoder
+from captioning.images import ImageError, read_image, resize_image
+from captioning.search import Hypotheses, make_search
+from captioning.text import Tokenizer
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+MAX_BEAM_WIDTH = 10
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a caption: its probability, and where the decoder looked (rows, columns; sums to 1) or None."""
+
+    text: str
+    probability: float
+    attention: np.ndarray | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption in lower case without full stop; its probability is that of all its words and of ending there.
+
+    ``alternatives`` are ranked, this caption first; theirs are empty.
+    """
+
+    text: str
+    probability: float
+    words: list[Word] = field(repr=False)
+    alternatives: list[Caption] = field(default_factory=list, repr=False)
+
+
+class CaptionGenerator:
+    """Encoder, decoder and beam search in one object. Make one with `load`; it may be used from one thread at a time.
+
+    >>> generator = CaptionGenerator.load("artifacts")
+    >>> generator.caption("photo.jpg").text
+    'a dog is running through the grass'
+    """
+
+    def __init__(self, encoder: Encoder, decoder: keras.Model, tokenizer: Tokenizer, config: dict):
+        self.encoder, self.decoder, self.tokenizer, self.config = encoder, decoder, tokenizer, config
+        self._searches: dict = {}
+
+    @classmethod
+    def load(cls, folder: str | Path = "artifacts") -> CaptionGenerator:
+        """Load a trained model, checking every file first.
+
+        Raises:
+            ArtifactError: a file is missing, cut, foreign or does not fit the others; the message names it.
+        """
+        encoder, decoder, tokenizer, config = artifacts.load(folder)
+        return cls(encoder, decoder, tokenizer, config)
+
+    def warm_up(self, beam_width: int = 3) -> None:
+        """Compile everything one photo needs, so that the first caption is as fast as the next."""
+        size = self.encoder.image_size
+        self.caption(np.zeros((size, size, 3), np.uint8), beam_width)
+
+    def caption(self, photo, beam_width: int = 3, alternatives: int = 1) -> Caption:
+        """Caption one photo.
+
+        Args:
+            photo: path, bytes, binary file, PIL image or uint8 array (H, W, 3).
+            beam_width: how many sentences are followed side by side, 1 to 10; 1 is greedy search.
+            alternatives: how many captions to return, up to the beam width if that is greater.
+
+        Raises:
+            ImageError: the photo cannot be read.
+            ValueError: beam width or alternatives out of range.
+        """
+        return self.caption_batch([photo], beam_width, alternatives)[0]
+
+    def caption_batch(self, photos: Sequence, beam_width: int = 3, alternatives: int = 1) -> list[Caption]:
+        """Caption several photos in one pass; the same captions as one by one. Arguments as for `caption`."""
+        if not photos:
+            return []
+        features = self.encoder.encode(np.stack([self.prepare(photo) for photo in photos]))
+        return self.search(features, beam_width, alternatives)
+
+    def prepare(self, photo) -> np.ndarray:
+        """A photo as the encoder wants it: uint8 (H, W, 3) of the encoder's size."""
+        size = (self.encoder.image_size, self.encoder.image_size)
+        return resize_image(read_image(photo, min_size=size), size)
+
+    def search(self, features, beam_width: int = 3, alternatives: int = 1) -> list[Caption]:
+        """Captions for features (B, R, D)."""
+        if not 1 <= alternatives <= MAX_BEAM_WIDTH or not 1 <= beam_width <= MAX_BEAM_WIDTH:
+            raise ValueError(f"beam width and alternatives must be between 1 and {MAX_BEAM_WIDTH}")
+        width = max(beam_width, alternatives)
+        if width not in self._searches:
+            self._searches[width] = make_search(
+                self.decoder, self.tokenizer, width, self.config["max_length"], self.config["length_power"]
+            )
+        found = self._searches[width](ops.convert_to_tensor(features))
+        results = []
+        for b in range(len(found.tokens)):
+            ranked = [self._caption(found, b, k) for k in range(alternatives)]
+            results.append(Caption(ranked[0].text, ranked[0].probability, ranked[0].words, ranked))
+        return results
+
+    def _caption(self, found: Hypotheses, b: int, k: int) -> Caption:
+        tokens, log_probabilities, maps = found.tokens[b, k], found.log_probabilities[b, k], found.attention[b, k]
+        texts = self.tokenizer.words(tokens)
+        words = [
+            Word(text, float(np.exp(log_p)), look.reshape(self.encoder.grid) if look.size else None)
+            for text, log_p, look in zip(texts, log_probabilities, maps)
+        ]
+        return Caption(" ".join(texts), float(np.exp(log_probabilities.sum())), words)
+
+
+def find_photos(arguments: Iterable[str]) -> list[Path]:
+    """Photos named on the command line; folders are searched, in the order of their names."""
+    photos = []
+    for path in map(Path, arguments):
+        if path.is_dir():
+            photos += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        else:
+            photos.append(path)
+    return photos
+
+
+def caption_files(generator: CaptionGenerator, photos: Sequence[Path], beam_width: int, alternatives: int,
+                  batch_size: int = 16) -> Iterator[tuple[Path, Caption | None, str | None]]:
+    """Yield (path, caption, None), or (path, None, why) for a photo that cannot be read."""
+    for start in range(0, len(photos), batch_size):
+        images, errors = {}, {}
+        for path in photos[start : start + batch_size]:
+            try:
+                images[path] = generator.prepare(path)
+            except (ImageError, OSError) as error:
+                errors[path] = str(error)
+        captions = dict(zip(images, generator.caption_batch(list(images.values()), beam_width, alternatives)))
+        for path in photos[start : start + batch_size]:
+            yield path, captions.get(path), errors.get(path)
+
+
+def write_captions(results: Iterable[tuple[Path, Caption | None, str | None]], kind: str, output: TextIO) -> None:
+    """Write results as text, json, csv or COCO results; photos without caption are left to json's ``error``."""
+    if kind == "text":
+        for path, caption, _ in results:
+            if caption:
+                print(path, caption.text, sep="\t", file=output, flush=True)
+    elif kind == "csv":
+        writer = csv.writer(output, lineterminator="\n")
+        writer.writerow(["image", "caption", "probability"])
+        for path, caption, _ in results:
+            if caption:
+                writer.writerow([path, caption.text, f"{caption.probability:.6g}"])
+    else:
+        rows = []
+        for path, caption, error in results:
+            if kind == "coco":
+                if caption:
+                    rows.append({"image_id": path.stem, "caption": caption.text})
+            elif caption:
+                alternatives = [{"caption": a.text, "probability": a.probability} for a in caption.alternatives]
+                rows.append({"image": str(path), "caption": caption.text, "probability": caption.probability,
+                             "alternatives": alternatives})
+            else:
+                rows.append({"image": str(path), "error": error})
+        json.dump(rows, output, indent=2, ensure_ascii=False)
+        output.write("\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 all captioned, 1 some failed, 2 wrong usage or artifacts."""
+    parser = argparse.ArgumentParser(description="Caption photos.")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER")
+    width = {"type": int, "choices": range(1, MAX_BEAM_WIDTH + 1), "metavar": f"1-{MAX_BEAM_WIDTH}"}
+    parser.add_argument("--beam-width", default=3, help="sentences followed side by side (default: 3)", **width)
+    parser.add_argument("--alternatives", default=1, help="captions a photo, in json (default: 1)", **width)
+    parser.add_argument("--format", choices=["text", "json", "csv", "coco"], default="text")
+    parser.add_argument("--output", type=Path, help="a file instead of standard output")
+    options = parser.parse_args(arguments)
+    photos = find_photos(options.photos)
+    if not photos:
+        parser.error("no photos found in " + ", ".join(options.photos))
+    try:
+        generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", "artifacts"))
+    except ArtifactError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    failed = 0
+
+    def watched():
+        nonlocal failed
+        results = caption_files(generator, photos, options.beam_width, options.alternatives)
+        for result in tqdm(results, total=len(photos), unit="photo", file=sys.stderr):
+            if result[2]:
+                failed += 1
+                tqdm.write(f"error: {result[0]}: {result[2]}", file=sys.stderr)
+            yield result
+
+    text = io.StringIO()
+    write_captions(watched(), options.format, text if options.output else sys.stdout)
+    if options.output:
+        try:
+            artifacts.write_bytes(options.output, text.getvalue().encode())
+        except OSError as error:
+            print(f"error: cannot write {options.output}: {error.strerror}", file=sys.stderr)
+            return 2
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

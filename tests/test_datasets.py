@@ -1,0 +1,465 @@
+"""Every layout becomes the same Dataset; dirt is skipped and told; what cannot be used is a DatasetError."""
+
+import codecs
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from scenes import draw_dataset
+
+from captioning.datasets import SPLITS, DatasetError, load_dataset
+
+FLICKR8K = Path(os.environ.get("FLICKR8K_DIR") or Path(__file__).parents[1].parent / "shared" / "flickr8k")
+TOKENS = "Flickr8k_text/Flickr8k.token.txt"
+KAGGLE = ["image,caption"]
+
+
+def draw(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("RGB", (2, 2)).save(folder / name)
+
+
+def write(path: Path, content) -> None:
+    """Bytes as they are, lines with line ends, anything else as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, list):
+        content = "".join(f"{line}\n" for line in content).encode()
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+
+
+def write_flickr8k(folder: Path, text_folder: str = "Flickr8k_text") -> Path:
+    """Four images, two captions each: a and b for training, c for validation, d for test."""
+    draw(folder / "Flicker8k_Dataset", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    write(folder / text_folder / "Flickr8k.token.txt",
+          [f"{image}.jpg#{number}\tCaption {number} of {image} ." for image in "abcd" for number in (0, 1)])
+    for part, names in (("train", ["a.jpg", "b.jpg"]), ("dev", ["c.jpg"]), ("test", ["d.jpg"])):
+        write(folder / text_folder / f"Flickr_8k.{part}Images.txt", names)
+    return folder
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def images(dataset) -> dict[str, list[str]]:
+    return {split: list(dataset.captions[split]) for split in SPLITS}
+
+
+def the_problem(dataset) -> str:
+    (problem,) = dataset.problems
+    return problem
+
+
+# Layouts
+
+
+@pytest.mark.parametrize("text_folder", ["Flickr8k_text", "."])
+def test_flickr8k_as_distributed(tmp_path, text_folder):
+    dataset = load_dataset(write_flickr8k(tmp_path, text_folder))
+    assert dataset.name == "flickr8k"
+    assert images(dataset) == {"train": ["a.jpg", "b.jpg"], "validation": ["c.jpg"], "test": ["d.jpg"]}
+    assert dataset.captions["train"]["b.jpg"] == ["Caption 0 of b .", "Caption 1 of b ."]
+    assert dataset.image_paths["b.jpg"] == tmp_path / "Flicker8k_Dataset" / "b.jpg"
+    assert dataset.problems == ()
+    assert "2 images, 4 captions" in dataset.summary() and "no problems" in dataset.summary()
+
+
+def test_what_captions_pkl_holds_is_plain(tmp_path):
+    captions = load_dataset(write_flickr8k(tmp_path)).captions
+    assert pickle.loads(pickle.dumps(captions)) == captions
+    assert type(captions) is dict and {type(split) for split in captions.values()} == {dict}
+
+
+def test_a_missing_split_file_leaves_that_split_empty(tmp_path):
+    write_flickr8k(tmp_path)
+    (tmp_path / "Flickr8k_text/Flickr_8k.testImages.txt").unlink()
+    dataset = load_dataset(tmp_path)
+    assert images(dataset) == {"train": ["a.jpg", "b.jpg"], "validation": ["c.jpg"], "test": []}
+    missing, in_no_split = dataset.problems
+    assert "Flickr_8k.testImages.txt" in missing and "d.jpg" in in_no_split
+    assert "test       empty" in dataset.summary() and missing in dataset.summary()
+
+
+def write_kaggle_flickr8k(folder: Path, count: int = 40) -> list[str]:
+    names = [f"{index:03d}.jpg" for index in range(count)]
+    draw(folder / "Images", *names)
+    write(folder / "captions.txt",
+          KAGGLE + [f'{name},"A dog , number {number} , of ""{name}"" ."' for name in names for number in range(5)])
+    return names
+
+
+def test_kaggle_flickr8k_is_split_by_image_with_a_seed(tmp_path):
+    names = write_kaggle_flickr8k(tmp_path)
+    dataset = load_dataset(tmp_path)
+    assert (dataset.name, dataset.problems) == ("flickr8k", ())
+    assert {split: len(of_split) for split, of_split in images(dataset).items()} == {
+        "train": 32, "validation": 4, "test": 4}
+    assert sorted(sum(images(dataset).values(), [])) == names == sorted(dataset.image_paths)
+    for split in SPLITS:
+        for name, captions in dataset.captions[split].items():
+            assert captions == [f'A dog , number {number} , of "{name}" .' for number in range(5)]
+    assert load_dataset(tmp_path) == dataset
+    assert load_dataset(tmp_path, seed=0) == dataset
+    assert images(load_dataset(tmp_path, seed=1)) != images(dataset)
+
+
+def test_the_drawn_split_does_not_depend_on_the_order_of_lines(tmp_path):
+    write_kaggle_flickr8k(tmp_path)
+    before = images(load_dataset(tmp_path))
+    header, *lines = (tmp_path / "captions.txt").read_text().splitlines()
+    write(tmp_path / "captions.txt", [header, *reversed(lines)])
+    assert images(load_dataset(tmp_path)) == before
+
+
+@pytest.mark.parametrize("count, sizes", [(1, [1, 0, 0]), (3, [1, 1, 1]), (10, [8, 1, 1]), (25, [21, 2, 2])])
+def test_small_data_sets_are_split_too(tmp_path, count, sizes):
+    write_kaggle_flickr8k(tmp_path, count)
+    assert [len(of_split) for of_split in images(load_dataset(tmp_path)).values()] == sizes
+
+
+@pytest.mark.parametrize("csv, photos", [
+    ("results.csv", "flickr30k_images"),
+    ("flickr30k_images/results.csv", "flickr30k_images/flickr30k_images/flickr30k_images"),
+])
+def test_kaggle_flickr30k_with_its_broken_row(tmp_path, csv, photos):
+    names = [f"{index}.jpg" for index in range(9)] + ["2199200615.jpg"]
+    draw(tmp_path / photos, *names)
+    rows = [f"{name}| {number}| Two men , a | and a dog ." for name in names for number in range(5)]
+    rows[-1] = "2199200615.jpg   | 4   A dog runs across the grass ."
+    write(tmp_path / csv, ["image_name| comment_number| comment", *rows])
+    dataset = load_dataset(tmp_path)
+    assert dataset.name == "flickr30k"
+    assert [len(of_split) for of_split in images(dataset).values()] == [8, 1, 1]
+    captions = {name: texts for split in SPLITS for name, texts in dataset.captions[split].items()}
+    assert captions.pop("2199200615.jpg") == ["Two men , a | and a dog ."] * 4
+    assert set(map(tuple, captions.values())) == {("Two men , a | and a dog .",) * 5}
+    assert the_problem(dataset) == "malformed line skipped: 1 (results.csv line 51)"
+
+
+def write_coco(folder: Path, year: str, photos: str) -> Path:
+    for split, image_ids in (("train", (1, 2)), ("val", (3,))):
+        prefix = "" if year == "2017" else f"COCO_{split}{year}_"
+        names = {key: f"{prefix}{key:012d}.jpg" for key in image_ids}
+        draw(folder / photos / f"{split}{year}", *names.values())
+        write(folder / "annotations" / f"captions_{split}{year}.json", {
+            "images": [{"id": key, "file_name": name} for key, name in names.items()],
+            "annotations": [{"id": 10 * key + number, "image_id": key, "caption": f"A cat near {key}.\n"}
+                            for number in (0, 1) for key in names]})
+    return folder
+
+
+@pytest.mark.parametrize("year, photos", [("2014", "."), ("2017", "images")])
+def test_coco(tmp_path, year, photos):
+    dataset = load_dataset(write_coco(tmp_path, year, photos))
+    prefix = "" if year == "2017" else "COCO_train2014_"
+    assert dataset.name == "coco"
+    assert [len(of_split) for of_split in images(dataset).values()] == [2, 1, 0]
+    assert dataset.captions["train"][f"{prefix}000000000002.jpg"] == ["A cat near 2."] * 2
+    assert dataset.image_paths[f"{prefix}000000000002.jpg"].parent == tmp_path / photos / f"train{year}"
+    assert dataset.problems == ()
+    assert "test       empty" in dataset.summary()
+
+
+def test_coco_of_both_years_keeps_each_photo_once(tmp_path):
+    write_coco(write_coco(tmp_path, "2014", "."), "2017", ".")
+    dataset = load_dataset(tmp_path)
+    assert [len(of_split) for of_split in images(dataset).values()] == [2, 1, 0]
+    assert "twice" in the_problem(dataset)
+
+
+def test_coco_of_both_years_never_puts_one_photo_in_two_splits(tmp_path):
+    write_coco(tmp_path, "2014", ".")
+    draw(tmp_path / "val2017", "000000000001.jpg")
+    write(tmp_path / "annotations/captions_val2017.json", {
+        "images": [{"id": 1, "file_name": "000000000001.jpg"}],
+        "annotations": [{"id": 10, "image_id": 1, "caption": "A cat near 1."}]})
+    dataset = load_dataset(tmp_path)
+    assert images(dataset)["validation"] == ["COCO_val2014_000000000003.jpg"]
+    assert "two split files" in the_problem(dataset)
+
+
+def test_coco_folders_that_use_the_same_names_are_not_mixed_up(tmp_path):
+    for split in ("train", "val"):
+        draw(tmp_path / split, "1.jpg", f"{split}.jpg")
+        write(tmp_path / "annotations" / f"captions_{split}.json", {
+            "images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": f"{split}.jpg"}],
+            "annotations": [{"id": key, "image_id": key, "caption": f"From {split}."} for key in (1, 2)]})
+    dataset = load_dataset(tmp_path)
+    assert dataset.captions["train"] == {"1.jpg": ["From train."], "train.jpg": ["From train."]}
+    assert dataset.captions["validation"] == {"val.jpg": ["From val."]}
+    assert dataset.image_paths["1.jpg"] == tmp_path / "train" / "1.jpg"
+    assert any("two split files" in problem and "1.jpg" in problem for problem in dataset.problems)
+
+
+def karpathy(name: str, *entries: tuple) -> dict:
+    return {"dataset": name, "images": [
+        {"filename": image, "split": split, "sentences": [{"raw": f" A bird, on {image}. ", "sentid": number}], **more}
+        for number, (image, split, more) in enumerate(entries)]}
+
+
+def test_karpathy_wins_over_the_layout_it_lies_in(tmp_path):
+    write_flickr8k(tmp_path)
+    write(tmp_path / "dataset_flickr8k.json",
+          karpathy("flickr8k", ("a.jpg", "test", {}), ("b.jpg", "val", {}), ("c.jpg", "train", {})))
+    dataset = load_dataset(tmp_path)
+    assert images(dataset) == {"train": ["c.jpg"], "validation": ["b.jpg"], "test": ["a.jpg"]}
+    assert dataset.captions["train"]["c.jpg"] == ["A bird, on c.jpg."]
+    assert (dataset.name, dataset.problems) == ("flickr8k", ())
+
+
+@pytest.mark.parametrize("photos", [".", "images"])
+def test_karpathy_coco(tmp_path, photos):
+    draw(tmp_path / photos / "train2014", "1.jpg")
+    draw(tmp_path / photos / "val2014", "1.jpg", "2.jpg", "3.jpg", "4.jpg")
+    write(tmp_path / "annotations/dataset_coco.json", karpathy(
+        "coco", ("1.jpg", "train", {"filepath": "train2014"}), ("2.jpg", "restval", {"filepath": "val2014"}),
+        ("3.jpg", "val", {"filepath": "val2014"}), ("4.jpg", "test", {"filepath": "val2014"})))
+    dataset = load_dataset(tmp_path)
+    assert dataset.name == "coco"
+    assert images(dataset) == {"train": ["1.jpg", "2.jpg"], "validation": ["3.jpg"], "test": ["4.jpg"]}
+    assert dataset.image_paths["1.jpg"].parent.name == "train2014"
+    assert dataset.problems == ()
+
+
+def test_of_karpathys_three_files_the_one_whose_images_are_here_is_read(tmp_path):
+    draw(tmp_path / "flickr30k-images", "3.jpg")
+    for name, image in (("flickr8k", "8.jpg"), ("flickr30k", "3.jpg"), ("coco", "c.jpg")):
+        write(tmp_path / f"dataset_{name}.json", karpathy(name, (image, "train", {})))
+    dataset = load_dataset(tmp_path)
+    assert (dataset.name, images(dataset)["train"]) == ("flickr30k", ["3.jpg"])
+    assert the_problem(dataset) == "dataset_flickr8k.json passed over: no usable image"
+
+
+# Dirt: each kind is told once and costs no more than the line or image it is in
+
+
+def test_missing_images_are_counted_and_not_listed_by_the_thousand(tmp_path):
+    write_flickr8k(tmp_path)
+    gone = [f"gone{index}.jpg" for index in range(2000)]
+    write(tmp_path / TOKENS, [f"{name}#{n}\tA dog ." for name in ["a.jpg", *gone] for n in range(5)])
+    write(tmp_path / "Flickr8k_text/Flickr_8k.trainImages.txt", ["a.jpg", *gone])
+    dataset = load_dataset(tmp_path)
+    assert images(dataset)["train"] == ["a.jpg"]
+    assert "image file missing: 2000 (gone0.jpg, gone1.jpg, gone2.jpg, …)" in dataset.problems
+    assert len(dataset.summary()) < 1000
+
+
+@pytest.mark.parametrize("line, kind", [
+    ("a.jpg#2\t", "empty caption"),
+    ("a.jpg#2\t   ", "empty caption"),
+    ("a.jpg#0\tCaption 0 of a .", "duplicate line"),
+    ("a.jpg#2 A dog without a tab .", "malformed line"),
+    ("a.jpg\tA dog without a number .", "malformed line"),
+    ("a.jpg#x\tA dog .", "malformed line"),
+])
+def test_a_dirty_line_in_flickr8k(tmp_path, line, kind):
+    write_flickr8k(tmp_path)
+    clean = load_dataset(tmp_path)
+    with open(tmp_path / TOKENS, "a") as file:
+        file.write(line + "\n")
+    dataset = load_dataset(tmp_path)
+    assert dataset.captions == clean.captions
+    assert the_problem(dataset) == f"{kind} skipped: 1 (Flickr8k.token.txt line 9)"
+
+
+def test_two_people_may_write_the_same_caption(tmp_path):
+    write_flickr8k(tmp_path)
+    change(tmp_path / TOKENS, "Caption 1 of a", "Caption 0 of a")
+    dataset = load_dataset(tmp_path)
+    assert dataset.captions["train"]["a.jpg"] == ["Caption 0 of a ."] * 2
+    assert dataset.problems == ()
+
+
+def test_a_stray_extension(tmp_path):
+    write_flickr8k(tmp_path)
+    draw(tmp_path / "Flicker8k_Dataset", "e.jpg")
+    (tmp_path / "Flicker8k_Dataset/e.jpg").rename(tmp_path / "Flicker8k_Dataset/e.jpg.1")
+    clean = load_dataset(tmp_path)
+    with open(tmp_path / TOKENS, "a") as file:
+        file.writelines(f"e.jpg.1#{number}\tA dog {number} .\n" for number in range(5))
+    dataset = load_dataset(tmp_path)
+    assert dataset.captions == clean.captions
+    assert the_problem(dataset) == "image name with a stray extension skipped: 1 (e.jpg.1)"
+
+
+@pytest.mark.parametrize("layout", ["flickr8k", "kaggle"])
+def test_windows_line_ends_and_byte_order_marks(tmp_path, layout):
+    write_flickr8k(tmp_path) if layout == "flickr8k" else write_kaggle_flickr8k(tmp_path)
+    clean = load_dataset(tmp_path)
+    for path in tmp_path.rglob("*.txt"):
+        path.write_bytes(codecs.BOM_UTF8 + path.read_bytes().replace(b"\n", b"\r\n"))
+    dataset = load_dataset(tmp_path)
+    assert (dataset.captions, dataset.image_paths) == (clean.captions, clean.image_paths)
+    assert len(dataset.problems) == 2 and "BOM" in dataset.problems[0] and "CRLF" in dataset.problems[1]
+
+
+def test_undecodable_bytes_cost_their_line_only(tmp_path):
+    write_flickr8k(tmp_path)
+    tokens = tmp_path / TOKENS
+    tokens.write_bytes(tokens.read_bytes().replace(b"Caption 0 of a", "Un café".encode("latin-1")))
+    dataset = load_dataset(tmp_path)
+    assert dataset.captions["train"]["a.jpg"] == ["Caption 1 of a ."]
+    assert the_problem(dataset) == "undecodable bytes, line skipped: 1 (Flickr8k.token.txt line 1)"
+
+
+def test_captions_of_any_language_stay_as_written(tmp_path):
+    write_flickr8k(tmp_path)
+    text = "Zwei Jungen\u2028spielen, 2 «Hunde»\x85 … 狗 🐕 !"
+    tokens = tmp_path / TOKENS
+    tokens.write_bytes(tokens.read_bytes().replace(b"Caption 0 of a .", f"  {text}  ".encode()))
+    dataset = load_dataset(tmp_path)
+    assert dataset.captions["train"]["a.jpg"][0] == text
+    assert dataset.problems == ()
+
+
+def test_an_image_in_two_split_files_stays_in_the_first(tmp_path):
+    write_flickr8k(tmp_path)
+    write(tmp_path / "Flickr8k_text/Flickr_8k.testImages.txt", ["a.jpg", "d.jpg", "d.jpg"])
+    dataset = load_dataset(tmp_path)
+    assert images(dataset) == {"train": ["a.jpg", "b.jpg"], "validation": ["c.jpg"], "test": ["d.jpg"]}
+    in_two, twice = dataset.problems
+    assert "two split files" in in_two and "a.jpg" in in_two
+    assert "twice" in twice and "d.jpg" in twice
+
+
+def test_images_without_captions_and_captions_without_split_are_told(tmp_path):
+    write_flickr8k(tmp_path)
+    change(tmp_path / "Flickr8k_text/Flickr_8k.devImages.txt", "c.jpg", "z.jpg")
+    dataset = load_dataset(tmp_path)
+    assert images(dataset) == {"train": ["a.jpg", "b.jpg"], "validation": [], "test": ["d.jpg"]}
+    without_caption, without_split = dataset.problems
+    assert "z.jpg" in without_caption and "caption" in without_caption
+    assert "c.jpg" in without_split and "no split" in without_split
+
+
+@pytest.mark.parametrize("line, kind", [
+    ('000.jpg,"A quote left open .', "malformed line"),
+    ("000.jpg", "malformed line"),
+    ("000.jpg,A dog , unquoted .", "malformed line"),
+    ("000.jpg,", "empty caption"),
+    ('000.jpg,"A dog , number 0 , of ""000.jpg"" ."', "duplicate line"),
+])
+def test_a_dirty_line_in_kaggle_flickr8k(tmp_path, line, kind):
+    write_kaggle_flickr8k(tmp_path, count=3)
+    clean = load_dataset(tmp_path)
+    lines = (tmp_path / "captions.txt").read_text().splitlines()
+    write(tmp_path / "captions.txt", [*lines[:6], line, *lines[6:]])
+    dataset = load_dataset(tmp_path)
+    assert dataset.captions == clean.captions
+    assert the_problem(dataset) == f"{kind} skipped: 1 (captions.txt line 7)"
+
+
+def test_dirt_in_coco(tmp_path):
+    path = write_coco(tmp_path, "2017", ".") / "annotations/captions_train2017.json"
+    clean = load_dataset(tmp_path)
+    content = json.loads(path.read_text())
+    content["images"] += [{"id": 7}, None, {"id": 8, "file_name": "8.jpg"}]
+    content["annotations"] += [
+        {"id": 90, "image_id": 77, "caption": "Of nothing."}, {"id": 91, "image_id": 1}, "what", {"image_id": [1]},
+        {"id": 92, "image_id": 1, "caption": None}, {"id": 93, "image_id": 1, "caption": " "},
+        content["annotations"][0], {"id": 94, "image_id": 1, "caption": "Half a pair \ud83d."}]
+    write(path, content)
+    write(path.with_name("captions_other.json"), content)
+    dataset = load_dataset(tmp_path)
+    assert dataset.captions == clean.captions
+    assert [problem.split(":")[0] for problem in dataset.problems] == [
+        "annotation file of no known split skipped", "malformed entry skipped", "malformed caption skipped",
+        "empty caption skipped", "duplicate line skipped", "undecodable bytes, line skipped",
+        "image in a split but without a usable caption skipped"]
+    dataset.summary().encode()  # can be printed
+
+
+def test_dirt_in_karpathy(tmp_path):
+    draw(tmp_path, "a.jpg", "b.jpg")
+    content = karpathy("flickr8k", ("a.jpg", "train", {}), ("b.jpg", "holiday", {}))
+    content["images"] += [None, {"filename": "b.jpg", "split": "val"}, {"filename": 3, "split": "val", "sentences": []},
+                          {"filename": "b.jpg", "split": "val", "sentences": [{"tokens": ["a"]}]}]
+    write(tmp_path / "dataset_flickr8k.json", content)
+    dataset = load_dataset(tmp_path)
+    assert images(dataset) == {"train": ["a.jpg"], "validation": [], "test": []}
+    assert the_problem(dataset).startswith("malformed entry skipped: 5 (dataset_flickr8k.json image 1, ")
+
+
+# Errors
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"images": 3}', b"\xff\xfe\x00"])
+def test_a_cut_json_file_is_named(tmp_path, content):
+    draw(tmp_path, "a.jpg")
+    write(tmp_path / "dataset_coco.json", content)
+    with pytest.raises(DatasetError, match="dataset_coco.json"):
+        load_dataset(tmp_path)
+
+
+def test_a_cut_karpathy_file_is_told_when_another_layout_is_read(tmp_path):
+    write_flickr8k(tmp_path)
+    write(tmp_path / "dataset_flickr8k.json", b'{"images": [')
+    assert the_problem(load_dataset(tmp_path)) == "dataset_flickr8k.json passed over: no usable image"
+
+
+@pytest.mark.parametrize("folder", ["empty", "absent", "file.txt"])
+def test_no_known_layout(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(DatasetError) as error:
+        load_dataset(str(tmp_path / folder))
+    message = str(error.value)
+    assert str(tmp_path / folder) in message
+    for looked_for in ("Flicker8k_Dataset", "Flickr8k.token.txt", "captions.txt", "results.csv", "captions_*.json",
+                       "dataset_flickr8k.json", "get Flickr8k"):
+        assert looked_for in message
+
+
+def test_captions_without_their_photos(tmp_path):
+    write_flickr8k(tmp_path)
+    for photo in (tmp_path / "Flicker8k_Dataset").iterdir():
+        photo.unlink()
+    with pytest.raises(DatasetError) as error:
+        load_dataset(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert "image file missing: 4 (a.jpg, b.jpg, c.jpg, …)" in str(error.value)
+
+
+# Whole data sets
+
+
+def test_drawn_scenes(tmp_path):
+    dataset = load_dataset(draw_dataset(tmp_path / "one", images=50, size=32))
+    assert [len(of_split) for of_split in images(dataset).values()] == [40, 5, 5]
+    assert dataset.problems == ()
+    for split in SPLITS:
+        for name, captions in dataset.captions[split].items():
+            assert len(set(captions)) == 5
+            assert Image.open(dataset.image_paths[name]).size == (32, 32)
+    again = load_dataset(draw_dataset(tmp_path / "two", images=50, size=32))
+    assert again.captions == dataset.captions
+    assert all(path.read_bytes() == again.image_paths[name].read_bytes() for name, path in dataset.image_paths.items())
+    other = load_dataset(draw_dataset(tmp_path / "three", images=50, size=32, seed=1))
+    assert other.captions != dataset.captions
+
+
+def test_scenes_are_what_their_captions_say(tmp_path):
+    dataset = load_dataset(draw_dataset(tmp_path, images=24))
+    nearest = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
+    for name, path in dataset.image_paths.items():
+        image = Image.open(path)
+        centre, corner = image.getpixel((32, 32)), image.getpixel((1, 1))
+        colour = min(nearest, key=lambda key: sum((a - b) ** 2 for a, b in zip(nearest[key], centre)))
+        background = "white" if sum(corner) > 380 else "black"
+        (captions,) = [dataset.captions[split][name] for split in SPLITS if name in dataset.captions[split]]
+        assert all(f" {colour} " in caption and f" {background} " in caption for caption in captions)
+
+
+@pytest.mark.skipif(not FLICKR8K.is_dir(), reason=f"no Flickr8k in {FLICKR8K}; set FLICKR8K_DIR to its folder")
+def test_flickr8k_itself():
+    dataset = load_dataset(FLICKR8K)
+    has_test_split = any(FLICKR8K.rglob("Flickr_8k.testImages.txt"))
+    assert [len(of_split) for of_split in images(dataset).values()] == [6000, 1000, 1000 if has_test_split else 0]
+    assert {len(captions) for split in SPLITS for captions in dataset.captions[split].values()} == {5}
+    assert any("Flickr_8k.testImages.txt" in problem for problem in dataset.problems) != has_test_split

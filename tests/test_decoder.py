@@ -1,0 +1,73 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from captioning.decoder import DECODERS, build_decoder
+
+
+@pytest.fixture(scope="module", params=DECODERS)
+def decoder(request):
+    return build_decoder(request.param, 11, 4, 6, units=8)
+
+
+def example(captions=3):
+    random = np.random.default_rng(0)
+    return random.normal(size=(2, 4, 6)).astype("float32"), random.integers(0, 11, (2, captions, 5)).astype("int32")
+
+
+def test_logits_have_a_row_a_word(decoder):
+    features, tokens = example()
+    assert decoder([features, tokens]).shape == (2, 3, 5, 11)
+
+
+def test_a_word_depends_on_the_picture_and_the_words_before_only(decoder):
+    features, tokens = example()
+    logits = np.asarray(decoder([features, tokens]))
+    changed = tokens.copy()
+    changed[:, :, 3] = (changed[:, :, 3] + 1) % 11
+    other = np.asarray(decoder([features, changed]))
+    np.testing.assert_allclose(other[:, :, :3], logits[:, :, :3], atol=1e-6)
+    assert np.abs(other[:, :, 3:] - logits[:, :, 3:]).max() > 1e-4
+    assert np.abs(np.asarray(decoder([features * 2, tokens])) - logits).max() > 1e-4
+
+
+def test_captions_of_an_image_do_not_see_each_other(decoder):
+    features, tokens = example()
+    alone = np.asarray(decoder([features, tokens[:, 1:2]]))
+    np.testing.assert_allclose(np.asarray(decoder([features, tokens]))[:, 1:2], alone, atol=1e-6)
+
+
+def test_dropout_only_in_training(decoder):
+    features, tokens = example()
+    a, b = (np.asarray(decoder([features, tokens], training=True)) for _ in range(2))
+    assert np.abs(a - b).max() > 1e-4
+    np.testing.assert_array_equal(np.asarray(decoder([features, tokens])), np.asarray(decoder([features, tokens])))
+
+
+def test_saved_and_loaded_it_is_the_same(decoder, tmp_path):
+    decoder.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_array_equal(np.asarray(again(list(example()))), np.asarray(decoder(list(example()))))
+
+
+def test_lstm_step_against_keras():
+    """The one LSTM step that both decoders share computes what Keras's own LSTM cell computes."""
+    decoder = build_decoder("lstm", 11, 4, 6, units=8)
+    random = np.random.default_rng(0)
+    x, hidden, cell = (random.normal(size=(3, 8)).astype("float32") for _ in range(3))
+    reference = keras.layers.LSTMCell(8, unit_forget_bias=True)
+    reference(x, [hidden, cell])
+    kernel, recurrent, bias = reference.get_weights()
+    decoder.recurrent_gates.set_weights([recurrent])
+    bias[8:16] -= 1  # ours adds the forget bias in the step
+    decoder.input_gates.set_weights([kernel, bias])
+    expected_hidden, (_, expected_cell) = reference(x, [hidden, cell])
+    new_hidden, new_cell = decoder.lstm(decoder.input_gates(x) + decoder.recurrent_gates(hidden), cell)
+    np.testing.assert_allclose(ops.convert_to_numpy(new_hidden), expected_hidden, atol=1e-5)
+    np.testing.assert_allclose(ops.convert_to_numpy(new_cell), expected_cell, atol=1e-5)
+
+
+def test_unknown_decoder_names_the_known_ones():
+    with pytest.raises(ValueError, match="gru.*lstm.*attention"):
+        build_decoder("gru", 11, 4, 6)

@@ -1,0 +1,227 @@
+"""Scores of captions, the reward of self-critical training, tables and figures."""
+
+import math
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+
+from captioning import evaluation
+from captioning.evaluation import (
+    COLUMNS,
+    CiderReward,
+    cider,
+    per_image_cider,
+    plot_attention,
+    plot_captions,
+    plot_history,
+    score_captions,
+    score_table,
+    tokenize,
+)
+
+REFERENCES = {
+    "dog.jpg": ["A black dog runs through the grass .", "The dog is running outside .", "A dog runs in a field ."],
+    "boy.jpg": ["A boy in a red shirt jumps into the pool .", "The boy's jump makes a splash .", "A boy jumps ."],
+    "men.jpg": ["Two men stand on a snowy mountain .", "Two hikers look at the mountain , don't they ?"],
+    "cat.jpg": ["A cat sleeps on a sofa .", "A grey cat lies on the couch .", "The cat is asleep ."],
+}
+CAPTIONS = {
+    "boy.jpg": "a boy jumps into the pool",
+    "dog.jpg": "a dog dog dog runs",
+    "men.jpg": "two men look at a snowy mountain",
+    "cat.jpg": "a man rides a bike",
+}
+PHOTO = np.zeros((40, 60, 3), np.uint8)
+
+
+@pytest.fixture
+def no_java(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+
+
+@pytest.mark.parametrize(
+    "caption, tokens",  # what COCO's PTBTokenizer gives
+    [
+        ("A tri-colored dog's toy , isn't it ?", "a tri-colored dog 's toy is n't it"),
+        ("A tri-colored dog's toy, isn't it?", "a tri-colored dog 's toy is n't it"),
+        ("Two dogs' toys; one : broken -- sad - ...", "two dogs toys one broken sad"),
+        ('He said "hello." She can\'t hear', "he said hello she ca n't hear"),
+        ("A dog runs. A boy on 3rd St. watches", "a dog runs a boy on 3rd st. watches"),
+        ("A man (left) at 10:30 with 2,000 people", "a man -lrb- left -rrb- at 10:30 with 2,000 people"),
+        ("“quoted” text ‘single’ it’s … a café — yes", "quoted text single it 's a café yes"),
+        ("a sign 'stop here' on the boy 's shirt", "a sign stop here on the boy 's shirt"),
+        ("I cannot , gonna", "i can not gon na"),
+        ("", ""),
+        (" . ", ""),
+    ],
+)
+def test_tokenize(caption, tokens):
+    assert tokenize(caption) == tokens.split()
+
+
+def test_perfect_captions(no_java):
+    captions = {name: references[0] for name, references in REFERENCES.items()}
+    references = {name: [references[0].upper()] * 5 for name, references in REFERENCES.items()}
+    with pytest.warns(UserWarning, match="Java"):
+        scores = score_captions(captions, references)
+    for name in [*COLUMNS[:8], "ROUGE-L"]:
+        assert scores[name] == pytest.approx(100, abs=1e-4), name
+    assert scores["CIDEr"] == pytest.approx(1000)  # ten times a cosine of one
+    assert scores["distinct"] == 4
+    assert scores["mean length"] == (7 + 10 + 7 + 6) / 4
+
+
+def test_bleu_by_hand(no_java):
+    """1-grams: "the" counts twice, as in a reference; 4-grams: none, smoothed to 0.1; no brevity penalty, as the
+    caption's five words are as near to four as to six, and the shorter counts."""
+    with pytest.warns(UserWarning):
+        scores = score_captions({"a": "the cat the the mat"}, {"a": ["the cat is on the mat", "on the the mat !"]})
+    precisions = [4 / 5, 3 / 4, 1 / 3, 0.1 / 2]
+    for n in range(1, 5):
+        by_hand = 100 * math.prod(precisions[:n]) ** (1 / n)
+        assert scores[f"NLTK BLEU-{n}"] == pytest.approx(by_hand)
+        if n < 4:  # COCO's scorer does not smooth
+            assert scores[f"BLEU-{n}"] == pytest.approx(by_hand, abs=1e-4)
+    assert scores["BLEU-4"] < 0.1
+
+
+def test_empty_caption_scores_nothing(no_java):
+    with pytest.warns(UserWarning):
+        scores = score_captions(CAPTIONS | dict.fromkeys(CAPTIONS, ""), REFERENCES)
+    assert {scores[name] for name in COLUMNS if name not in ("METEOR", "distinct")} == {0}
+
+
+def test_cider_alone_and_by_image(no_java):
+    by_image = per_image_cider(CAPTIONS, REFERENCES)
+    assert list(by_image) == list(CAPTIONS)
+    assert min(by_image, key=by_image.get) == "cat.jpg"
+    assert np.mean(list(by_image.values())) == pytest.approx(cider(CAPTIONS, REFERENCES))
+    with pytest.warns(UserWarning):
+        assert score_captions(CAPTIONS, REFERENCES)["CIDEr"] == pytest.approx(cider(CAPTIONS, REFERENCES))
+
+
+@pytest.mark.skipif(not shutil.which("java"), reason="METEOR needs Java")
+def test_meteor_with_java(monkeypatch):
+    started = []
+    popen = evaluation.subprocess.Popen
+    monkeypatch.setattr(evaluation.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    monkeypatch.setenv("LC_ALL", "C")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores = score_captions(
+            {"a": "a café ||| dog runs", "b": ""}, {"a": ["A café ||| dog runs ."], "b": ["a cat"]}
+        )
+    assert 0 < scores["METEOR"] < 100
+    assert list(scores) == COLUMNS
+    assert started[0].poll() is not None and started[0].stdin.closed and started[0].stdout.closed
+
+
+def test_meteor_without_java(no_java):
+    with pytest.warns(UserWarning, match="METEOR is skipped: it needs Java"):
+        scores = score_captions(CAPTIONS, REFERENCES)
+    assert list(scores) == [name for name in COLUMNS if name != "METEOR"]
+
+
+def test_meteor_with_a_java_that_does_not_start(tmp_path, monkeypatch):
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho 'No Java runtime present' >&2\nexit 1\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.warns(UserWarning, match="METEOR is skipped"):
+        assert "METEOR" not in score_captions(CAPTIONS, REFERENCES)
+
+
+@pytest.mark.parametrize("score", [score_captions, cider, per_image_cider])
+def test_missing_captions_and_references(score):
+    with pytest.raises(ValueError, match="bird.jpg has no reference"):
+        score(CAPTIONS | {"bird.jpg": "a bird"}, REFERENCES)
+    with pytest.raises(ValueError, match="bird.jpg has no reference"):
+        score(CAPTIONS | {"bird.jpg": "a bird"}, REFERENCES | {"bird.jpg": [" ."]})
+    with pytest.raises(ValueError, match="bird.jpg has no caption"):
+        score(CAPTIONS, REFERENCES | {"bird.jpg": ["a bird"]})
+    with pytest.raises(ValueError, match="no captions"):
+        score({}, {})
+
+
+def test_reward_is_the_cider_of_coco():
+    reward = CiderReward(REFERENCES).reward(list(CAPTIONS), list(CAPTIONS.values()))
+    assert reward.dtype == np.float32 and reward.shape == (4,)
+    by_image = np.array(list(per_image_cider(CAPTIONS, REFERENCES).values())) / 100
+    np.testing.assert_allclose(reward, by_image, atol=1e-5)
+    assert reward[0] > reward[3]
+
+
+def test_reward_of_random_captions_is_the_cider_of_coco():
+    random = np.random.default_rng(0)
+    sentence = lambda: " ".join(random.choice(list("abcdefgh"), random.integers(1, 12)))  # noqa: E731
+    references = {str(i): [sentence() for _ in range(random.integers(1, 6))] for i in range(50)}
+    captions = {name: sentence() for name in references}
+    captions["7"] = ""
+    expected = [score / 100 for score in per_image_cider(captions, references).values()]
+    reward = CiderReward(references).reward(list(captions), list(captions.values()))
+    np.testing.assert_allclose(reward, expected, atol=1e-5)
+
+
+def test_reward_takes_an_image_many_times_and_new_words():
+    reward = CiderReward(REFERENCES)
+    scores = reward.reward(["dog.jpg"] * 3, ["a dog runs", "a dog runs", "zebra quagga"])
+    assert scores[0] == scores[1] > scores[2] == 0
+    assert reward.reward([], []).shape == (0,)
+    with pytest.raises(ValueError, match="bird.jpg has no reference"):
+        reward.reward(["bird.jpg"], ["a bird"])
+    with pytest.raises(ValueError):
+        reward.reward(["dog.jpg"], [])
+
+
+def test_reward_with_end_token_punishes_captions_that_break_off():
+    reward = CiderReward(REFERENCES, end_token=True)
+    captions = ["a dog runs in a field", "a dog runs in a"]
+    whole, cut = reward.reward(["dog.jpg"] * 2, captions)
+    whole_without, cut_without = CiderReward(REFERENCES).reward(["dog.jpg"] * 2, captions)
+    assert whole - cut > whole_without - cut_without > 0
+
+
+def test_score_table():
+    table = score_table({"greedy": {"BLEU-1": 60.126, "distinct": 7.0}, "beam 3": {"METEOR": 20.5, "distinct": 6.0}})
+    assert list(table.index) == ["greedy", "beam 3"]
+    assert list(table.columns) == COLUMNS
+    assert table.loc["greedy", "BLEU-1"] == 60.13
+    assert list(table["METEOR"]) == ["skipped", 20.5]
+    assert "7" in table.to_string().split("\n")[1].split()
+
+
+@pytest.mark.parametrize(
+    "keys, axes", [(["loss", "val_loss", "val_CIDEr"], 2), (["loss"], 1), (["val_CIDEr", "rate"], 1), ([], 0)]
+)
+def test_plot_history(keys, axes, tmp_path):
+    figure = plot_history({key: [3.0, 2.0, 1.5] for key in keys})
+    assert len(figure.axes) == axes
+    figure.savefig(tmp_path / "history.png")
+
+
+def test_plot_history_draws_each_curve():
+    losses, scores = plot_history({"loss": [3, 2], "val_loss": [3, 2.5], "val_CIDEr": [10]}).axes
+    assert [len(line.get_xdata()) for line in losses.lines] == [2, 2]
+    assert (losses.get_ylabel(), scores.get_ylabel()) == ("loss", "CIDEr")
+
+
+def test_plot_attention(tmp_path):
+    words = "a black dog runs through tall grass".split()
+    figure = plot_attention(PHOTO, words, [np.full((7, 7), 1 / 49)] * 7)
+    assert len(figure.axes) == 1 + len(words)
+    assert [axes.get_xlabel() for axes in figure.axes[1:]] == words
+    assert [len(axes.images) for axes in figure.axes] == [1] + [2] * 7
+    assert figure.axes[1].images[1].get_extent() == figure.axes[1].images[0].get_extent()
+    figure.savefig(tmp_path / "attention.png")
+    assert len(plot_attention(PHOTO, words, None).axes) == 1
+    with pytest.raises(ValueError):
+        plot_attention(PHOTO, words, [np.zeros((7, 7))])
+
+
+def test_plot_captions(tmp_path):
+    figure = plot_captions([PHOTO, PHOTO[:20]] * 3, ["a boy in a red shirt jumps into the pool\nCIDEr 80"] * 6)
+    assert len(figure.axes) == 6
+    assert figure.axes[0].get_xlabel() == "a boy in a red shirt jumps into\nthe pool\nCIDEr 80"
+    figure.savefig(tmp_path / "captions.png")

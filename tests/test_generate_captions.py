@@ -1,0 +1,137 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioning.images import ImageError
+from conftest import ROOT
+from generate_captions import Caption, find_photos, main, write_captions
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two readable pictures, one broken one."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 255, (300, 200, 3), "uint8")).save(folder / "a noise.png")
+    Image.new("RGB", (640, 480), "skyblue").save(folder / "b.jpg")
+    (folder / "c.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+def test_caption_has_words_probabilities_and_attention(generator, photos):
+    caption = generator.caption(photos / "b.jpg", beam_width=3, alternatives=3)
+    assert caption.text == " ".join(word.text for word in caption.words) != ""
+    assert 0 < caption.probability <= np.prod([word.probability for word in caption.words]) * 1.001
+    for word in caption.words:
+        assert word.attention.shape == (7, 7)
+        assert word.attention.sum() == pytest.approx(1, abs=1e-4)
+    texts = [alternative.text for alternative in caption.alternatives]
+    assert len(set(texts)) == 3 and texts[0] == caption.text
+
+
+def test_every_kind_of_photo_gives_the_same(generator, photos):
+    path = photos / "b.jpg"
+    image = Image.open(path)
+    expected = generator.caption(path).text
+    with path.open("rb") as file:
+        for photo in (str(path), path.read_bytes(), file, image, np.asarray(image)):
+            assert generator.caption(photo).text == expected
+
+
+def test_batch_gives_what_single_photos_give(generator, photos):
+    pictures = [photos / "a noise.png", photos / "b.jpg", np.full((50, 60, 3), 200, "uint8")]
+    batch = generator.caption_batch(pictures)
+    for together, picture in zip(batch, pictures):
+        alone = generator.caption(picture)
+        assert together.text == alone.text
+        assert together.probability == pytest.approx(alone.probability, rel=1e-3)
+    assert generator.caption_batch([]) == []
+
+
+def test_bad_arguments(generator, photos):
+    with pytest.raises(ImageError):
+        generator.caption(photos / "c.jpg")
+    for arguments in ({"beam_width": 0}, {"beam_width": 99}, {"alternatives": 0}, {"alternatives": 11}):
+        with pytest.raises(ValueError, match="between 1 and"):
+            generator.caption(photos / "b.jpg", **arguments)
+
+
+def test_folders_are_searched_in_order(photos):
+    assert [p.name for p in find_photos([str(photos)])] == ["a noise.png", "b.jpg", "c.jpg"]
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "generate_captions.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_command_line_captions_the_good_and_reports_the_bad(photos):
+    result = command(photos)
+    assert result.returncode == 1
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert [path for path, _ in lines] == [str(photos / "a noise.png"), str(photos / "b.jpg")]
+    assert all(caption for _, caption in lines)
+    assert "c.jpg" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.fixture
+def in_process(generator, monkeypatch):
+    """`main` with the model that is loaded already."""
+    monkeypatch.setattr("generate_captions.CaptionGenerator.load", lambda folder: generator)
+    return main
+
+
+def test_json_holds_alternatives_and_errors(in_process, photos, capsys):
+    assert in_process([str(photos), "--format", "json", "--alternatives", "2"]) == 1
+    good, _, bad = json.loads(capsys.readouterr().out)
+    assert [len(good["alternatives"]), good["alternatives"][0]["caption"]] == [2, good["caption"]]
+    assert set(good) == {"image", "caption", "probability", "alternatives"}
+    assert set(bad) == {"image", "error"} and bad["image"] == str(photos / "c.jpg")
+
+
+def test_csv_and_coco_files(in_process, photos, tmp_path):
+    good = [str(photos / "a noise.png"), str(photos / "b.jpg")]
+    assert in_process([*good, "--format", "csv", "--output", str(tmp_path / "x.csv")]) == 0
+    rows = list(csv.DictReader((tmp_path / "x.csv").open()))
+    assert [row["image"] for row in rows] == good
+    assert in_process([*good, "--format", "coco", "--output", str(tmp_path / "x.json")]) == 0
+    assert [set(row) for row in json.loads((tmp_path / "x.json").read_text())] == [{"image_id", "caption"}] * 2
+
+
+def test_output_that_cannot_be_written(in_process, photos, tmp_path, capsys):
+    assert in_process([str(photos / "b.jpg"), "--output", str(tmp_path / "no" / "\0x")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["x.jpg", "--beam-width", "0"], ["x.jpg", "--format", "xml"]])
+def test_wrong_usage_is_exit_code_2(arguments):
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 2
+
+
+def test_an_empty_folder_is_wrong_usage(tmp_path):
+    with pytest.raises(SystemExit) as exit:
+        main([str(tmp_path)])
+    assert exit.value.code == 2
+
+
+def test_bad_artifacts_are_exit_code_2(tmp_path, photos, monkeypatch, capsys):
+    monkeypatch.setenv("ARTIFACTS_DIR", str(tmp_path / "nowhere"))
+    assert main([str(photos / "b.jpg")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_awkward_names_survive(tmp_path):
+    path = tmp_path / 'a, "b".jpg'
+    text = io.StringIO()
+    write_captions([(path, Caption("a dog", 0.5, []), None)], "csv", text)
+    assert list(csv.reader(io.StringIO(text.getvalue())))[1] == [str(path), "a dog", "0.5"]

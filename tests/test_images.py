@@ -1,0 +1,182 @@
+"""Every kind of photo becomes the same upright RGB array; everything else becomes an ImageError."""
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioning import images
+from captioning.images import ImageError, read_image, resize_image
+
+RED, WHITE = (250, 10, 10), (255, 255, 255)
+
+
+def picture(size=(60, 40)) -> Image.Image:
+    """Red above, blue below on the left, green below on the right."""
+    image = Image.new("RGB", size, RED)
+    image.paste((10, 10, 250), (0, size[1] // 2, size[0], size[1]))
+    image.paste((10, 250, 10), (size[0] // 2, size[1] // 2, size[0], size[1]))
+    return image
+
+
+def encoded(image, format, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def is_close(array, image, tolerance=12) -> bool:
+    expected = np.asarray(image.convert("RGB"), int)
+    return (
+        array.shape == expected.shape
+        and array.dtype == np.uint8
+        and np.abs(array - expected).mean() < tolerance
+    )
+
+
+@pytest.mark.parametrize("format", images.FORMATS)
+def test_formats(format):
+    assert is_close(read_image(encoded(picture(), format)), picture())
+
+
+def test_sources(tmp_path):
+    png = encoded(picture(), "PNG")
+    path = tmp_path / "photo.txt"  # the name does not matter
+    path.write_bytes(png)
+    with path.open("rb") as file:
+        sources = [png, bytearray(png), path, str(path), io.BytesIO(png), file, picture(), np.asarray(picture())]
+        for source in sources:
+            assert np.array_equal(read_image(source), np.asarray(picture()))
+
+
+def test_arrays():
+    grey = np.full((4, 6), 90, np.uint8)
+    assert np.array_equal(read_image(grey), np.full((4, 6, 3), 90))
+    clear = np.zeros((4, 6, 4), np.uint8)
+    assert np.array_equal(read_image(clear), np.full((4, 6, 3), 255))
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 6, 3)), np.zeros((4, 6, 2), "uint8"), np.zeros((0, 6, 3), "uint8")])
+def test_arrays_of_another_kind(array):
+    with pytest.raises(ImageError, match="uint8"):
+        read_image(array)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_camera_orientation(format, orientation):
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # orientation → Image.Transpose that a camera's tilt amounts to
+    stored = picture().transpose(Image.Transpose(undo[orientation])) if orientation > 1 else picture()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert is_close(read_image(encoded(stored, format, exif=exif)), picture())
+
+
+def test_garbled_camera_note_is_ignored():
+    assert is_close(read_image(encoded(picture(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")), picture())
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+def test_colour_modes(mode):
+    image = picture().convert(mode)
+    format = {"CMYK": "JPEG", "YCbCr": "JPEG"}.get(mode, "PNG")
+    assert is_close(read_image(encoded(image, format)), image)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_is_white(mode):
+    image = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    image.paste((250, 10, 10, 255), (0, 0, 10, 20))
+    array = read_image(encoded(image.convert(mode), "PNG"))
+    assert tuple(array[5, 15]) == WHITE
+    assert tuple(array[5, 5]) != WHITE
+
+
+def test_transparent_colour_of_a_palette_is_white():
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([1, 2, 3, 200, 0, 0])
+    image.putpixel((0, 0), 1)
+    array = read_image(encoded(image, "GIF", transparency=0))
+    assert tuple(array[4, 4]) == WHITE and tuple(array[0, 0]) == (200, 0, 0)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bit(format):
+    image = Image.fromarray(np.array([[0, 32896], [65535, 257]], np.uint16))
+    assert np.array_equal(read_image(encoded(image, format))[..., 0], [[0, 128], [255, 1]])
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+def test_32_bit(dtype):
+    image = Image.fromarray(np.array([[0, 500], [1000, 1000]], dtype))
+    assert np.array_equal(read_image(encoded(image, "TIFF"))[..., 0], [[0, 128], [255, 255]])
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "AVIF", "TIFF", "PNG"])
+def test_first_frame(format):
+    frames = [picture(), Image.new("RGB", (60, 40), "black")]
+    assert is_close(read_image(encoded(frames[0], format, save_all=True, append_images=frames[1:])), picture(), 15)
+
+
+@pytest.mark.parametrize(("size", "expected"), [((1600, 1200), (300, 400)), ((1600, 700), (350, 800)), ((300, 200), (200, 300))])
+def test_large_jpegs_are_decoded_small(size, expected):
+    """At least twice the size asked for, whatever the proportions; never enlarged."""
+    data = encoded(picture(size), "JPEG")
+    small = read_image(data, min_size=(150, 100))
+    assert small.shape[:2] == expected
+    assert is_close(small, picture(size).resize(expected[::-1]))
+
+
+def test_callers_image_stays_as_it_was():
+    image = Image.open(io.BytesIO(encoded(picture((1600, 1200)), "JPEG")))
+    assert read_image(image, min_size=(100, 100)).shape == (1200, 1600, 3)
+    assert image.size == (1600, 1200)
+
+
+def test_resize():
+    image = np.asarray(picture((64, 48)))
+    small = resize_image(image, (12, 10))
+    assert small.shape == (12, 10, 3) and small.dtype == np.uint8
+    assert tuple(small[2, 5]) == RED
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.abs(resize_image(stripes, (8, 8))[:, 2:-2].astype(int) - 127).max() <= 2, "antialiased"
+    assert np.array_equal(resize_image(image, (48, 64)), image)
+
+
+@pytest.mark.parametrize("format", images.FORMATS)
+def test_cut_off(format):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), format)
+    for length in (len(data) // 2, 30):
+        with pytest.raises(ImageError, match="damaged|not a photo"):
+            read_image(data[:length])
+
+
+@pytest.mark.parametrize("data", [b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7", b"P6 1 1 255 abc"])
+def test_not_an_image(data):
+    with pytest.raises(ImageError, match="JPEG"):
+        read_image(data)
+
+
+def test_empty():
+    with pytest.raises(ImageError, match="empty"):
+        read_image(b"")
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(ImageError, match="No such file"):
+        read_image(tmp_path / "absent.jpg")
+    with pytest.raises(ImageError, match="directory"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(25_000, 4_000), (60_000, 60_000)])
+def test_too_many_pixels_are_refused_by_the_header_alone(size):
+    header = bytearray(encoded(Image.new("1", (1, 1)), "PNG"))
+    header[16:24] = size[0].to_bytes(4) + size[1].to_bytes(4)
+    header[29:33] = zlib.crc32(header[12:29]).to_bytes(4)
+    with pytest.raises(ImageError, match="50 million pixels"):
+        read_image(header)

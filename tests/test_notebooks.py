@@ -1,0 +1,71 @@
+"""The three notebooks, run headless on scenes that the test draws; a tiny model must really learn."""
+
+import json
+import os
+
+import papermill
+import pytest
+
+from captioning.artifacts import read_pickle
+from conftest import ROOT
+from generate_captions import CaptionGenerator
+from scenes import draw_dataset
+
+
+def run(name, folder, **parameters):
+    papermill.execute_notebook(
+        ROOT / f"{name}.ipynb", folder / f"{name}.ipynb", parameters, cwd=ROOT, kernel_name="python3", progress_bar=False
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder in which all three notebooks have run."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    paths = {"DATASET": str(draw_dataset(folder / "scenes")), "ARTIFACTS": str(folder / "artifacts")}
+    weights = {"ENCODER_WEIGHTS": str(ROOT / "artifacts" / "encoder.weights.h5")}
+    run("01-data-preparation", folder, IMAGE_SIZE=64, MINIMUM_COUNT=1, **paths, **weights)
+    small = {"UNITS": 64, "BATCH_SIZE": 16, "LEARNING_RATE": 5e-3, "PRECISION": "float32"}
+    epochs = {"EPOCHS": 15, "FINE_TUNING_EPOCHS": 1, "SELF_CRITICAL_EPOCHS": 1}
+    run("02-model-training", folder, **small, **epochs, **paths, **weights)
+    run("03-model-evaluation", folder, BEAM_WIDTHS=[1, 3], **paths)
+    return folder
+
+
+def test_the_tiny_model_learns(trained):
+    evaluation = json.loads((trained / "artifacts" / "evaluation.json").read_text())
+    assert evaluation["split"] == "test" and evaluation["images"] == 24
+    assert evaluation["scores"]["beam 3"]["BLEU-4"] > 50
+
+
+def test_it_captions_what_it_has_never_seen(trained):
+    generator = CaptionGenerator.load(trained / "artifacts")
+    captions = read_pickle(trained / "artifacts" / "captions.pkl")["validation"]
+    photos = [trained / "scenes" / "Flicker8k_Dataset" / name for name in captions]
+    right = 0
+    for result, truths in zip(generator.caption_batch(photos), captions.values()):
+        colour, shape = truths[0].split()[1:3]  # "A red circle on …"
+        right += colour in result.text and shape in result.text
+    assert right > 0.6 * len(photos)
+
+
+def test_history_has_one_value_an_epoch(trained):
+    history = read_pickle(trained / "artifacts" / "history.pkl")
+    assert {len(column) for column in history.values()} == {17}
+    assert {"stage", "loss", "val_loss", "val_CIDEr"} <= set(history)
+
+
+def test_a_missing_data_set_says_where_to_get_it(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="(?s)DatasetError.*Flickr8k"):
+        run("01-data-preparation", tmp_path, DATASET=str(tmp_path / "nowhere"), ARTIFACTS=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in ROOT.glob("*.ipynb")))
+def test_notebooks_are_stored_without_output_and_take_parameters(name):
+    cells = json.loads((ROOT / name).read_text())["cells"]
+    assert cells[0]["metadata"]["tags"] == ["parameters"]
+    assert not any(cell.get("outputs") for cell in cells)
+
+
+def test_the_default_data_folder_is_not_committed():
+    assert "data/" in (ROOT / ".gitignore").read_text().split(os.linesep)

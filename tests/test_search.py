@@ -1,0 +1,114 @@
+import itertools
+
+import numpy as np
+import pytest
+from keras import ops
+
+from captioning.decoder import DECODERS, build_decoder
+from captioning.search import make_sampler, make_search
+from captioning.text import Tokenizer
+
+TOKENIZER = Tokenizer.fit(["a b c"], minimum_count=1)
+REGIONS, DEPTH = 4, 6
+
+
+@pytest.fixture(scope="module", params=DECODERS)
+def decoder(request):
+    """A decoder whose random weights are large enough to have opinions."""
+    decoder = build_decoder(request.param, len(TOKENIZER), REGIONS, DEPTH, units=8)
+    random = np.random.default_rng(3)
+    for weight in decoder.weights:
+        weight.assign(random.normal(size=weight.shape) * 0.7)
+    return decoder
+
+
+@pytest.fixture(scope="module")
+def features():
+    return np.random.default_rng(1).normal(size=(5, REGIONS, DEPTH)).astype("float32")
+
+
+def teacher_forced(decoder, features, tokens):
+    """log p of each token of (B, K, T), by the decoder's training path, specials but the end ruled out."""
+    B, K, _ = tokens.shape
+    inputs = np.concatenate([np.full((B, K, 1), TOKENIZER.start), tokens[..., :-1]], axis=-1)
+    logits = np.array(decoder([features, inputs.astype("int32")]))
+    logits[..., [TOKENIZER.pad, TOKENIZER.start, TOKENIZER.unknown]] = -1e9
+    return np.take_along_axis(ops.convert_to_numpy(ops.log_softmax(logits)), tokens[..., None], -1)[..., 0]
+
+
+def test_width_one_is_greedy(decoder, features):
+    found = make_search(decoder, TOKENIZER, 1, max_length=6)(features)
+    tokens = np.full((5, 1, 6), TOKENIZER.pad)
+    for b, image in enumerate(features):
+        said = [TOKENIZER.start]
+        while len(said) <= 6 and said[-1] != TOKENIZER.end:
+            logits = np.array(decoder([image[None], np.array([[said]], "int32")]))[0, 0, -1]
+            logits[[TOKENIZER.pad, TOKENIZER.start, TOKENIZER.unknown]] = -np.inf
+            said.append(int(logits.argmax()))
+        tokens[b, 0, : len(said) - 1] = said[1:]
+    assert found.tokens.tolist() == tokens.tolist()
+
+
+def test_wide_beam_finds_what_exhaustive_search_finds(decoder, features):
+    T, power = 3, 0.7
+    words = [TOKENIZER.word_index[w] for w in "abc"]
+    sentences = [s + (TOKENIZER.end,) for n in range(T) for s in itertools.product(words, repeat=n)]
+    sentences += list(itertools.product(words, repeat=T))
+    tokens = np.full((5, len(sentences), T), TOKENIZER.pad)
+    for k, sentence in enumerate(sentences):
+        tokens[:, k, : len(sentence)] = sentence
+    log_p = teacher_forced(decoder, features, tokens) * (tokens != TOKENIZER.pad)
+    scores = log_p.sum(-1) / (tokens != TOKENIZER.pad).sum(-1) ** power
+    best = scores.argmax(axis=1)
+    # The vocabulary sets how wide a beam may be; four is wide enough for these few sentences.
+    found = make_search(decoder, TOKENIZER, 4, max_length=T, length_power=power)(features)
+    assert found.tokens[:, 0].tolist() == [tokens[b, k].tolist() for b, k in enumerate(best)]
+    np.testing.assert_allclose(found.scores[:, 0], scores.max(axis=1), rtol=1e-4)
+
+
+def test_word_probabilities_are_those_of_teacher_forcing(decoder, features):
+    found = make_search(decoder, TOKENIZER, 3, max_length=6)(features)
+    said = found.tokens != TOKENIZER.pad
+    expected = teacher_forced(decoder, features, found.tokens) * said
+    np.testing.assert_allclose(found.log_probabilities, expected, atol=1e-4)
+
+
+def test_batch_gives_what_single_images_give(decoder, features):
+    search = make_search(decoder, TOKENIZER, 3, max_length=8)
+    together = search(features)
+    for b in range(len(features)):
+        alone = search(features[b : b + 1])
+        assert alone.tokens[0].tolist() == together.tokens[b].tolist()
+        np.testing.assert_allclose(alone.scores[0], together.scores[b], rtol=1e-4)
+        np.testing.assert_allclose(alone.attention[0], together.attention[b], atol=1e-5)
+
+
+def test_alternatives_are_distinct_and_ranked(decoder, features):
+    found = make_search(decoder, TOKENIZER, 4, max_length=6)(features)
+    for tokens, scores in zip(found.tokens, found.scores):
+        assert len({tuple(t) for t in tokens}) == 4
+        assert (np.diff(scores) <= 1e-6).all()
+
+
+def test_attention_sums_to_one_for_each_word(decoder, features):
+    found = make_search(decoder, TOKENIZER, 2, max_length=6)(features)
+    if decoder.attends:
+        np.testing.assert_allclose(found.attention.sum(-1), found.tokens != TOKENIZER.pad, atol=1e-5)
+    else:
+        assert found.attention.shape[-1] == 0
+
+
+def test_no_special_token_in_a_caption(decoder, features):
+    specials = {TOKENIZER.pad, TOKENIZER.start, TOKENIZER.unknown}
+    samples = ops.convert_to_numpy(make_sampler(decoder, TOKENIZER, 50, max_length=6)(features)).reshape(-1, 6)
+    beams = make_search(decoder, TOKENIZER, 4, max_length=6)(features).tokens.reshape(-1, 6)
+    for row in (*samples.tolist(), *beams.tolist()):
+        end = row.index(TOKENIZER.end) if TOKENIZER.end in row else len(row)
+        assert not specials & set(row[:end])
+        assert set(row[end + 1 :]) <= {TOKENIZER.pad}
+
+
+@pytest.mark.parametrize("width", [0, 100])
+def test_impossible_beam_width(decoder, width):
+    with pytest.raises(ValueError, match="beam width"):
+        make_search(decoder, TOKENIZER, width)

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from captioning.artifacts import read_pickle, write_pickle
+from captioning.text import Tokenizer, clean
+
+CAPTIONS = ["A dog runs .", "The dog's 2 puppies run !", "a tri-colored dog", "Un été à la plage"]
+
+
+def test_cleaning_keeps_real_language():
+    assert clean("A tri-colored dog's 2 toys , in the T-shirt .") == "a tri-colored dog's 2 toys in the t-shirt".split()
+    assert clean("Un été") == ["un", "été"]
+    assert clean("_foo_ -- ...") == ["foo"]
+
+
+def test_vocabulary_has_frequent_words_in_a_stable_order():
+    tokenizer = Tokenizer.fit(CAPTIONS, minimum_count=2)
+    assert list(tokenizer.word_index) == ["<pad>", "<start>", "<end>", "<unk>", "a", "dog"]
+    assert Tokenizer.fit(reversed(CAPTIONS), minimum_count=2).word_index == tokenizer.word_index
+    assert tokenizer.encode("A dog sleeps") == [tokenizer.start, 4, 5, tokenizer.unknown, tokenizer.end]
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_round_trip_is_exact(caption, tmp_path):
+    tokenizer = Tokenizer.fit(CAPTIONS, minimum_count=1)
+    write_pickle(tmp_path / "tokenizer.pkl", tokenizer.to_dict())
+    again = Tokenizer.from_dict(read_pickle(tmp_path / "tokenizer.pkl"))
+    assert again.encode(caption) == tokenizer.encode(caption)
+    assert again.decode(again.encode(caption)) == " ".join(clean(caption))
+
+
+def test_batch_is_padded_and_cut():
+    tokenizer = Tokenizer.fit(CAPTIONS, minimum_count=1)
+    batch = tokenizer.encode_batch(["a dog", "a dog runs the dog's 2"], 5)
+    assert batch.shape == (2, 5) and batch.dtype == "int32"
+    assert batch[0].tolist() == [*tokenizer.encode("a dog"), tokenizer.pad]
+    assert batch[1, -1] not in (tokenizer.pad, tokenizer.end)
+
+
+def test_decoding_stops_at_the_end_and_hides_special_tokens():
+    t = Tokenizer.fit(CAPTIONS, minimum_count=1)
+    dog = t.word_index["dog"]
+    assert t.decode([t.start, dog, t.unknown, dog, t.end, dog, t.pad]) == "dog dog"
+
+
+def test_keras_json_round_trip(tmp_path):
+    tokenizer = Tokenizer.fit(CAPTIONS, minimum_count=1)
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_keras_json(), encoding="utf-8")
+    again = Tokenizer.from_keras_json(tmp_path / "tokenizer.json")
+    assert again.to_dict() == tokenizer.to_dict()
+
+
+def test_reads_a_foreign_keras_tokenizer():
+    index = {"startseq": 1, "endseq": 2, "dog": 3}
+    config = {"lower": True, "oov_token": None, "word_index": json.dumps(index)}
+    tokenizer = Tokenizer.from_keras_json(json.dumps({"class_name": "Tokenizer", "config": config}))
+    assert tokenizer.encode("Dog cat") == [1, 3, 4, 2]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"config": {"word_index": 3}}'])
+def test_foreign_files_are_refused(text):
+    with pytest.raises(ValueError, match="not a Keras tokenizer"):
+        Tokenizer.from_keras_json(text)
+
+
+def test_broken_dicts_are_refused():
+    for broken in ({}, None, {"word_index": {"<start>": 1}, "special": {}, "lowercase": True}):
+        with pytest.raises(ValueError):
+            Tokenizer.from_dict(broken)
