@@ -52,7 +52,9 @@ def read_image(source, min_size: tuple[int, int] | None = None) -> np.ndarray:
                 return _read_file(file, min_size)
         data = source if isinstance(source, (bytes, bytearray, memoryview)) else source.read()
     except OSError as error:
-        raise ImageError(f"The file cannot be opened ({error.strerror or error}). Check its path and rights.") from error
+        raise ImageError(
+            f"The file cannot be opened ({error.strerror or error}). Check its path and rights."
+        ) from error
     return _read_file(io.BytesIO(data), min_size)
 
 

@@ -193,9 +193,10 @@ def test_predict(app, post, generator):
 
 def test_predict_and_command_line_agree_on_a_large_photo(app, post, generator):
     file = picture(5, (2400, 1800), "JPEG")
-    assert post(photo(file), to="/model/predict").json["predictions"][0]["caption"] == expected(
-        generator, app, picture(5, (2400, 1800), "JPEG")
-    ).text
+    assert (
+        post(photo(file), to="/model/predict").json["predictions"][0]["caption"]
+        == expected(generator, app, picture(5, (2400, 1800), "JPEG")).text
+    )
 
 
 def test_content_decides_and_not_what_the_client_says(post):
@@ -252,10 +253,9 @@ def test_too_large(app, post, path):
 class Captioner:
     """A generator whose `caption` is a given function."""
 
-    config = {"image_size": 32}
-
     def __init__(self, caption):
         self.caption = caption
+        self.config = {"image_size": 32}
 
     def prepare(self, photo):
         return photo
@@ -284,7 +284,10 @@ def test_one_caption_at_a_time():
         return SimpleNamespace(alternatives=[])
 
     app = create_app(generator=Captioner(caption))
-    clients = [threading.Thread(target=lambda: app.test_client().post("/model/predict", data={"image": photo()})) for _ in range(8)]
+    clients = [
+        threading.Thread(target=lambda: app.test_client().post("/model/predict", data={"image": photo()}))
+        for _ in range(8)
+    ]
     for thread in clients:
         thread.start()
     for thread in clients:
@@ -315,7 +318,7 @@ def test_large_uploads_stay_in_memory(app, monkeypatch):
         f"http://127.0.0.1:{listener.getsockname()[1]}/", body, {"Content-Type": "multipart/form-data; boundary=x"}
     )
     with urllib.request.urlopen(request) as answer:
-        assert answer.read().count(b"<h2 class=\"caption\">") == 3
+        assert answer.read().count(b'<h2 class="caption">') == 3
     server.close()
 
 

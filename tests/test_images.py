@@ -29,11 +29,7 @@ def encoded(image, format, **options) -> bytes:
 
 def is_close(array, image, tolerance=12) -> bool:
     expected = np.asarray(image.convert("RGB"), int)
-    return (
-        array.shape == expected.shape
-        and array.dtype == np.uint8
-        and np.abs(array - expected).mean() < tolerance
-    )
+    return array.shape == expected.shape and array.dtype == np.uint8 and np.abs(array - expected).mean() < tolerance
 
 
 @pytest.mark.parametrize("format", images.FORMATS)
@@ -120,7 +116,9 @@ def test_first_frame(format):
     assert is_close(read_image(encoded(frames[0], format, save_all=True, append_images=frames[1:])), picture(), 15)
 
 
-@pytest.mark.parametrize(("size", "expected"), [((1600, 1200), (300, 400)), ((1600, 700), (350, 800)), ((300, 200), (200, 300))])
+@pytest.mark.parametrize(
+    ("size", "expected"), [((1600, 1200), (300, 400)), ((1600, 700), (350, 800)), ((300, 200), (200, 300))]
+)
 def test_large_jpegs_are_decoded_small(size, expected):
     """At least twice the size asked for, whatever the proportions; never enlarged."""
     data = encoded(picture(size), "JPEG")
@@ -155,7 +153,9 @@ def test_cut_off(format):
             read_image(data[:length])
 
 
-@pytest.mark.parametrize("data", [b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7", b"P6 1 1 255 abc"])
+@pytest.mark.parametrize(
+    "data", [b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7", b"P6 1 1 255 abc"]
+)
 def test_not_an_image(data):
     with pytest.raises(ImageError, match="JPEG"):
         read_image(data)
