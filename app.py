@@ -27,6 +27,8 @@ from captioning.images import ImageError, read_image
 
 PREVIEW_SIDE = 800  # pixels, at most, of the longer side of the photo that is shown beside its caption
 
+CONFIDENCE = {60: "Quite sure", 40: "Fairly sure", 0: "A guess"}  # from so many per cent on
+
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data: blob:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -76,7 +78,7 @@ def create_app(config: dict | None = None, generator=None) -> Flask:
     app.get("/ready")(ready)
     app.register_error_handler(HTTPException, show_error)
     app.after_request(add_security_headers)
-    for template_filter in (sentence, confidence, attention_levels):
+    for template_filter in (sentence, confidence, in_words, attention_levels):
         app.add_template_filter(template_filter)
     return app
 
@@ -138,6 +140,10 @@ def confidence(result) -> int:
     if not result.words:
         return 0
     return round(100 * math.prod(word.probability for word in result.words) ** (1 / len(result.words)))
+
+
+def in_words(percent: int) -> str:
+    return next(words for least, words in CONFIDENCE.items() if percent >= least)
 
 
 def attention_levels(attention: np.ndarray) -> str:

@@ -45,7 +45,9 @@ class Decoder(keras.Model):
             "input_dropout": input_dropout,
         }
         self.units, self.regions, self.vocabulary_size = units, regions, vocabulary_size
-        self.embedding = layers.Embedding(vocabulary_size, units, name="embedding")
+        self.embedding = layers.Embedding(
+            vocabulary_size, units, keras.initializers.RandomUniform(-0.1, 0.1), name="embedding"
+        )
         self.input_dropout = layers.Dropout(input_dropout)
         self.output_dropout = layers.Dropout(dropout)
         self.input_gates = layers.Dense(4 * units, name="input_gates")  # the LSTM's kernel and bias
@@ -132,6 +134,7 @@ class AttentionDecoder(Decoder):
         self.start_cell = layers.Dense(self.units, activation="tanh", name="start_cell")
         self.output_hidden = layers.Dense(self.units, name="output_hidden")
         self.output_context = layers.Dense(self.units, use_bias=False, name="output_context")
+        self.output_words = layers.Dense(self.units, use_bias=False, name="output_words")
 
     def start(self, features, training=False):
         features = self.input_dropout(ops.cast(features, "float32"), training=training)
@@ -151,7 +154,8 @@ class AttentionDecoder(Decoder):
         return context, attention, (hidden, cell)
 
     def combine(self, hidden, context, words):
-        return ops.tanh(self.output_hidden(hidden) + self.output_context(context) + words)
+        # The words pass through a layer of their own: added as they are, the tied embedding would ask for them again.
+        return ops.tanh(self.output_hidden(hidden) + self.output_context(context) + self.output_words(words))
 
 
 DECODERS = {"lstm": LSTMDecoder, "attention": AttentionDecoder}

@@ -19,7 +19,7 @@ from PIL import Image
 from werkzeug.datastructures import FileStorage
 
 import app as web
-from app import confidence, create_app, sentence
+from app import confidence, create_app, in_words, sentence
 
 
 def picture(seed=0, size=(120, 90), format="PNG") -> io.BytesIO:
@@ -174,6 +174,7 @@ def test_confidence():
     words = [SimpleNamespace(probability=p) for p in (0.9, 0.1)]
     assert confidence(SimpleNamespace(words=words)) == 30
     assert confidence(SimpleNamespace(words=[])) == 0
+    assert [in_words(percent) for percent in (100, 60, 59, 0)] == ["Quite sure", "Quite sure", "Fairly sure", "A guess"]
 
 
 # The API
