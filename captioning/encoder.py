@@ -12,7 +12,7 @@ import h5py
 import keras
 import numpy as np
 from keras import ops
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.backend import compiled

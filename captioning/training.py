@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.backend import compiled
