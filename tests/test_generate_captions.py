@@ -107,7 +107,8 @@ def test_csv_and_coco_files(in_process, photos, tmp_path):
 
 
 def test_output_that_cannot_be_written(in_process, photos, tmp_path, capsys):
-    assert in_process([str(photos / "b.jpg"), "--output", str(tmp_path / "no" / "\0x")]) == 2
+    (tmp_path / "file").write_text("in the way")
+    assert in_process([str(photos / "b.jpg"), "--output", str(tmp_path / "file" / "x.txt")]) == 2
     assert "cannot write" in capsys.readouterr().err
 
 
