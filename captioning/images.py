@@ -11,6 +11,7 @@ import os
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """The only formats that are tried, whatever the file's name; no other Pillow plugin runs."""
@@ -18,9 +19,20 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 50_000_000
 """Larger pictures are refused as soon as their header is read, before any pixel is decoded."""
 
+MAX_SCANS = 15
+"""Passes in which a JPEG of `MAX_PIXELS` may be stored, and a smaller one in more. Ten are usual; thousands are there
+to keep a server busy."""
+
 
 class ImageError(ValueError):
-    """A photo that cannot be read. The message tells its owner what is wrong and what to do."""
+    """A photo that cannot be read. The message tells its owner what is wrong and what to do.
+
+    Its `kind` is "unsupported", "too large" or "damaged".
+    """
+
+    def __init__(self, message: str, kind: str = "damaged"):
+        super().__init__(message)
+        self.kind = kind
 
 
 def read_image(source, min_size: tuple[int, int] | None = None) -> np.ndarray:
@@ -83,14 +95,29 @@ def _read_file(file, min_size) -> np.ndarray:
     except UnidentifiedImageError as error:
         raise ImageError(
             "This is not a photo that we can read. Use a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file; "
-            "export other kinds, such as HEIC or SVG, as JPEG first."
+            "export other kinds, such as HEIC or SVG, as JPEG first.",
+            "unsupported",
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large() from error
     except Exception as error:  # Pillow's readers raise whatever a broken header makes them stumble over
         raise _damaged() from error
     with image:
+        if isinstance(image, JpegImageFile) and _scans(file) * image.width * image.height > MAX_SCANS * MAX_PIXELS:
+            raise ImageError(
+                "The picture is stored in too many passes. Save it again as an ordinary JPEG and try once more.",
+                "too large",
+            )
         return _decode(image, min_size)
+
+
+def _scans(file) -> int:
+    """How many passes a JPEG takes, counted by their marker, which cannot occur within one."""
+    position = file.tell()
+    file.seek(0)
+    count = file.read().count(b"\xff\xda")
+    file.seek(position)
+    return count
 
 
 def _decode(image: Image.Image, min_size=None) -> np.ndarray:
@@ -148,7 +175,8 @@ def _array_to_rgb(array: np.ndarray) -> np.ndarray:
 
 def _too_large() -> ImageError:
     return ImageError(
-        f"The picture has more than {MAX_PIXELS // 1_000_000} million pixels. Save it smaller and try again."
+        f"The picture has more than {MAX_PIXELS // 1_000_000} million pixels. Save it smaller and try again.",
+        "too large",
     )
 
 

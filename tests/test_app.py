@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from types import SimpleNamespace
 
@@ -142,7 +141,7 @@ def test_several_photos_in_order_and_one_that_fails(app, post, generator):
 
 def test_only_photos_that_fail(post):
     response = post(broken())
-    assert response.status_code == 400
+    assert response.status_code == 415
     assert "not a photo that we can read" in response.text
 
 
@@ -202,16 +201,16 @@ def test_predict_and_command_line_agree_on_a_large_photo(app, post, generator):
 
 def test_content_decides_and_not_what_the_client_says(post):
     assert post(photo(name="file.txt", type="text/plain"), to="/model/predict").status_code == 200
-    assert post(photo(io.BytesIO(b"GIF8"), "a.png", "image/png"), to="/model/predict").status_code == 400
+    assert post(photo(io.BytesIO(b"GIF8"), "a.png", "image/png"), to="/model/predict").status_code == 415
 
 
 @pytest.mark.parametrize(
-    ("photos", "message"),
-    [([], "Send one photo"), ([1, 2], "Send one photo"), (["broken"], "not a photo that we can read")],
+    ("photos", "code", "message"),
+    [([], 400, "Send one photo"), ([1, 2], 400, "Send one photo"), (["broken"], 415, "not a photo that we can read")],
 )
-def test_predict_refuses(post, photos, message):
+def test_predict_refuses(post, photos, code, message):
     response = post(*[broken() if kind == "broken" else photo(picture(kind)) for kind in photos], to="/model/predict")
-    assert response.status_code == 400
+    assert response.status_code == code
     assert response.json["status"] == "error" and message in response.json["message"]
 
 
@@ -251,49 +250,17 @@ def test_too_large(app, post, path):
     assert "more than 1 MB" in (response.json["message"] if path != "/" else response.text)
 
 
-class Captioner:
-    """A generator whose `caption` is a given function."""
-
-    def __init__(self, caption):
-        self.caption = caption
-        self.config = {"image_size": 32}
-
-    def prepare(self, photo):
-        return photo
-
-
 @pytest.mark.parametrize("path", ["/", "/model/predict"])
 def test_our_own_failure_tells_nothing_of_our_insides(path):
-    def caption(photo, **options):
+    def caption_batch(photos, **options):
         raise RuntimeError("secret")
 
-    client = create_app(generator=Captioner(caption)).test_client()
+    captioner = SimpleNamespace(config={"image_size": 32}, prepare=lambda photo: photo, caption_batch=caption_batch)
+    client = create_app(generator=captioner).test_client()
     response = client.post(path, data={"image": photo()})
     assert response.status_code == 500
     assert "secret" not in response.text and "Traceback" not in response.text
     assert "on our side" in (response.json["message"] if path != "/" else response.text)
-
-
-def test_one_caption_at_a_time():
-    inside, most = [], []
-
-    def caption(photo, **options):
-        inside.append(1)
-        most.append(len(inside))
-        time.sleep(0.01)
-        inside.pop()
-        return SimpleNamespace(alternatives=[])
-
-    app = create_app(generator=Captioner(caption))
-    clients = [
-        threading.Thread(target=lambda: app.test_client().post("/model/predict", data={"image": photo()}))
-        for _ in range(8)
-    ]
-    for thread in clients:
-        thread.start()
-    for thread in clients:
-        thread.join()
-    assert most == [1] * 8
 
 
 # The server
@@ -357,3 +324,9 @@ def test_start():
         finally:
             server.send_signal(signal.SIGINT)
         assert server.wait(10) == 0
+
+
+def test_a_setting_of_the_wrong_kind_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("CAPTIONER_MAX_BATCH", "many")
+    assert web.main(["--port", "0"]) == 2
+    assert "CAPTIONER_MAX_BATCH" in capsys.readouterr().err

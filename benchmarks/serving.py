@@ -1,0 +1,216 @@
+"""How long a caption takes: the bare encoder, greedy and beam search, one `predict()` a word, and the server under load.
+
+    python benchmarks/serving.py [--seconds 60]
+
+Prints a Markdown table. Everything is measured in one run with the model in `artifacts/` (or `ARTIFACTS_DIR`) and
+random photos of the size of Flickr8k's: times do not depend on what the pictures show. The machine should be idle.
+"""
+
+import argparse
+import http.client
+import io
+import os
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from PIL import Image
+
+from captioning.encoder import Encoder
+from generate_captions import CaptionGenerator, caption_files
+
+WORDS = 11  # of a caption, the end token counted: what our own captions have
+PREFIX = 35  # words that the one-predict-a-word model is padded to
+BULK, BATCHES = 128, (1, 2, 4, 8, 16, 32)
+RANDOM = np.random.default_rng(0)
+
+
+def jpeg() -> bytes:
+    """A photo of 500 × 375 pixels and about 60 KB."""
+    blots = Image.fromarray(RANDOM.integers(0, 256, (75, 100, 3), np.uint8)).resize((500, 375))
+    file = io.BytesIO()
+    blots.save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def seconds(function, *arguments, repeat: int) -> float:
+    """The median time of a call, after one that compiles."""
+    np.asarray(function(*arguments))
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        np.asarray(function(*arguments))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+class OnePredictAWord:
+    """The way of most tutorials: a merge model, and `model.predict` for each word of each beam (random weights)."""
+
+    def __init__(self, vocabulary_size: int):
+        self.encoder = keras.Sequential([Encoder("resnet50"), layers.GlobalAveragePooling1D()])
+        image, words = keras.Input((2048,)), keras.Input((PREFIX,))
+        from_image = layers.Dense(256, activation="relu")(layers.Dropout(0.5)(image))
+        embedded = layers.Embedding(vocabulary_size, 256, mask_zero=True)(words)
+        from_words = layers.LSTM(256)(layers.Dropout(0.5)(embedded))
+        merged = layers.Dense(256, activation="relu")(layers.add([from_image, from_words]))
+        self.model = keras.Model([image, words], layers.Dense(vocabulary_size, activation="softmax")(merged))
+
+    def caption(self, photo: np.ndarray, beam_width: int) -> list[int]:
+        features = self.encoder.predict(photo[None], verbose=0)
+        beams = [([1], 0.0)]
+        for _ in range(WORDS):  # it never knows when to end
+            grown = []
+            for prefix, score in beams:
+                padded = np.pad(prefix, (0, PREFIX - len(prefix)))[None]
+                probabilities = self.model.predict([features, padded], verbose=0)[0]
+                for word in np.argsort(probabilities)[-beam_width:]:
+                    grown.append(([*prefix, int(word)], score + np.log(probabilities[word])))
+            beams = sorted(grown, key=lambda beam: beam[1])[-beam_width:]
+        return beams[-1][0]
+
+
+class Server:
+    """`python app.py` in its own process, without a limit for one client."""
+
+    def __enter__(self):
+        start = time.perf_counter()
+        self.process = subprocess.Popen(
+            [sys.executable, ROOT / "app.py", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, env={**os.environ, "CAPTIONER_RATE_LIMIT": ""},
+        )  # fmt: skip
+        line = self.process.stdout.readline()
+        self.start_up = time.perf_counter() - start
+        self.port = int(re.search(r":(\d+)$", line.strip())[1])
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+    @property
+    def memory(self) -> int:
+        """Resident megabytes (Linux)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) // 1024
+
+    def load(self, clients: int, photo: bytes, duration: float) -> tuple[list[float], list[int], float]:
+        """Clients that send photo after photo; returns the seconds of each answer, its status, and all the time."""
+        body = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + photo + b"\r\n--x--\r\n"
+        times, codes, start = [], [], time.perf_counter()
+
+        def client():
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+            while True:
+                sent = time.perf_counter()
+                try:
+                    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+                    connection.request("POST", "/model/predict", body, headers)
+                    answer = connection.getresponse()
+                    answer.read()
+                    code = answer.status
+                except (OSError, http.client.HTTPException):
+                    connection.close()
+                    code = 0
+                times.append(time.perf_counter() - sent)
+                codes.append(code)
+                if time.perf_counter() - start >= duration:
+                    return
+
+        threads = [threading.Thread(target=client) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return times, codes, time.perf_counter() - start
+
+
+def machine() -> str:
+    try:
+        name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+    except (OSError, TypeError):
+        name = platform.processor()
+    return f"{os.cpu_count()} cores, {name}; Python {platform.python_version()}, TensorFlow {tf.__version__}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=20, help="of load for each number of clients (default: 20)")
+    duration = parser.parse_args().seconds
+    rows: list[tuple[str, str, str]] = []
+
+    generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", ROOT / "artifacts"))
+    side, encode = generator.encoder.image_size, generator.encoder.encode
+    photos = RANDOM.integers(0, 256, (max(BATCHES), side, side, 3), np.uint8)
+
+    each = {size: seconds(encode, photos[:size], repeat=max(3, 20 // size)) / size for size in BATCHES}
+    bare, best = each[1], min(each, key=each.get)
+    rows.append(("encoder alone, one photo", f"{1000 * bare:.0f} ms", "1"))
+    rows.append((f"encoder alone, batches of {best}", f"{1 / each[best]:.1f} photos/s", ""))
+    for name, width in (("greedy", 1), ("beam 3", 3)):
+        took = seconds(lambda width=width: generator.caption_batch(list(photos[:1]), width)[0].probability, repeat=20)
+        rows.append((f"encoder + {name}, one photo", f"{1000 * took:.0f} ms", f"{took / bare:.2f}"))
+
+    slow = OnePredictAWord(generator.config["vocabulary_size"])
+    for name, width in (("greedy", 1), ("beam 3", 3)):
+        one_predict = seconds(slow.caption, photos[0], width, repeat=3)
+        rows.append((f"one `predict()` a word, {name}, one photo", f"{1000 * one_predict:.0f} ms", f"{one_predict / bare:.1f}"))
+
+    photo = jpeg()
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(BULK):
+            Path(folder, f"{number}.jpg").write_bytes(photo)
+        files = sorted(Path(folder).iterdir())
+        list(caption_files(generator, files[:16], 3, 1))
+        start = time.perf_counter()
+        assert all(error is None for *_, error in caption_files(generator, files, 3, 1))
+        bulk = BULK / (time.perf_counter() - start)
+    rows.append((f"a folder of {BULK} photos, beam 3", f"{bulk:.1f} photos/s", f"{bulk * each[best]:.2f} of encoder alone"))
+
+    with Server() as server:
+        rows.append(("server: start to first caption", f"{server.start_up:.1f} s", ""))
+        server.load(1, photo, 2)
+        rows.append(("server: memory", f"{server.memory} MB", ""))
+        for clients in (1, 8, 50):
+            times, codes, took = server.load(clients, photo, duration)
+            p50, p95, p99 = np.percentile(times, [50, 95, 99])
+            throughput = codes.count(200) / took
+            what = f"server, {clients} client{'s' * (clients > 1)}: p50, p95, p99; photos/s"
+            errors = f"; {len(codes) - codes.count(200)} errors of {len(codes)}" if set(codes) != {200} else ""
+            if clients == 1:
+                ratio = f"{p50 / bare:.2f}; {one_predict / p50:.0f} × faster than one `predict()` a word"
+            else:
+                ratio = f"{throughput / bulk:.2f} of the folder"
+            figures = f"{1000 * p50:.0f}, {1000 * p95:.0f}, {1000 * p99:.0f} ms; {throughput:.1f}"
+            rows.append((what, figures + errors, ratio))
+        memory = server.memory
+        rows.append(("server: memory after that", f"{memory} MB", ""))
+        times, codes, _ = server.load(300, photo, 0)
+        answers = ", ".join(f"{codes.count(code)} × {code}" for code in sorted(set(codes)))
+        rows.append(("server, 300 clients at once: answers; slowest", f"{answers}; {max(times):.1f} s", ""))
+        after = statistics.median(server.load(1, photo, 2)[0])
+        rows.append(("server, one client after that: p50", f"{1000 * after:.0f} ms", f"{after / bare:.2f}"))
+
+    print(f"{machine()}. Model: {generator.config['encoder']}, {generator.config['decoder']} decoder.\n")
+    print("| | time | × encoder alone |\n|---|---|---|")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()

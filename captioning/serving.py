@@ -1,0 +1,169 @@
+"""Many requests → few batches: one bounded queue, one worker, one pass of the model for all who wait.
+
+```python
+queue = CaptionQueue(generator)
+queue.warm_up()
+queue.caption(generator.prepare(photo)).text    # from any thread
+queue.close()
+```
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+
+class QueueFull(Exception):
+    """As many photos wait as may, or the queue is closed: try again later."""
+
+
+@dataclass
+class _Request:
+    image: np.ndarray
+    gone: Callable[[], bool]
+    answer: Future = field(default_factory=Future)
+
+
+class CaptionQueue:
+    """Captions photos of many threads in batches; the same captions as one by one.
+
+    A batch is whatever has come while the one before it was computed, so that it grows with the load. It has one
+    of a few fixed sizes, which `warm_up` compiles: no request pays for that. An exception fails its own batch only.
+
+    Args:
+        generator: a `CaptionGenerator`. From now on only this queue may use it.
+        beam_width, alternatives: as for `CaptionGenerator.caption`.
+        max_batch: photos in the largest batch, a power of two.
+        max_wait: seconds that a photo waits for company when the worker is idle.
+        max_waiting: photos that may wait; one more is `QueueFull`.
+        on_batch: told the size of each batch and the seconds it took.
+
+    Attributes:
+        failed: batches that failed.
+        failing: whether the latest one did.
+    """
+
+    def __init__(self, generator, beam_width: int = 3, alternatives: int = 1, max_batch: int = 16,
+                 max_wait: float = 0.002, max_waiting: int = 64, on_batch: Callable[[int, float], None] | None = None):
+        self.generator, self.on_batch = generator, on_batch or (lambda size, seconds: None)
+        self.options = {"beam_width": beam_width, "alternatives": alternatives}
+        self.sizes = [2**n for n in range(max_batch.bit_length())]
+        self.max_wait, self.max_waiting = max_wait, max_waiting
+        self.failed, self.failing = 0, False
+        self._waiting: deque[_Request] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._worker = threading.Thread(target=self._work, name="captions", daemon=True)
+        self._worker.start()
+
+    def __len__(self) -> int:
+        """Photos that wait, those in the running batch not counted."""
+        return len(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        """Whether a photo that came now would be refused; worth asking before it is decoded."""
+        return self._closed or len(self._waiting) >= self.max_waiting
+
+    @property
+    def alive(self) -> bool:
+        return self._worker.is_alive()
+
+    def warm_up(self) -> None:
+        """Compile every batch size; to be called before the first photo is submitted."""
+        side = self.generator.encoder.image_size
+        for size in self.sizes:
+            self.generator.caption_batch([np.zeros((side, side, 3), np.uint8)] * size, **self.options)
+
+    def submit(self, image: np.ndarray, gone: Callable[[], bool] = lambda: False) -> Future:
+        """Queue a photo that `CaptionGenerator.prepare` made; the future gives its `Caption`.
+
+        Args:
+            gone: tells whether nobody waits for the answer any more. Such a photo, and one whose future was
+                cancelled, is dropped before it costs a batch.
+
+        Raises:
+            QueueFull: at once.
+        """
+        request = _Request(image, gone)
+        with self._changed:
+            if self.full:
+                raise QueueFull
+            self._waiting.append(request)
+            self._changed.notify_all()
+        return request.answer
+
+    def caption(self, image: np.ndarray, timeout: float | None = None):
+        """`submit`, and wait.
+
+        Raises:
+            QueueFull: at once.
+            TimeoutError: after ``timeout`` seconds.
+        """
+        answer = self.submit(image)
+        try:
+            return answer.result(timeout)
+        except TimeoutError:
+            answer.cancel()
+            raise
+
+    def close(self) -> None:
+        """Refuse new photos, finish those that wait, stop."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._worker.join()
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            self._answer(batch)
+
+    def _next_batch(self) -> list[_Request]:
+        """Wait for photos; an empty list when the queue is closed and all is done."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self.max_wait:
+                    enough = self.sizes[-1]
+                    self._changed.wait_for(lambda: len(self._waiting) >= enough or self._closed, self.max_wait)
+                self._waiting = deque(request for request in self._waiting if not _dropped(request))
+                batch = [self._waiting.popleft() for _ in range(min(self._size(), len(self._waiting)))]
+                batch = [request for request in batch if request.answer.set_running_or_notify_cancel()]
+                if batch or (self._closed and not self._waiting):
+                    return batch
+
+    def _size(self) -> int:
+        """The largest batch that the waiting photos fill to three quarters: nearly nothing is computed for nothing."""
+        return max([size for size in self.sizes if len(self._waiting) >= 0.75 * size], default=0)
+
+    def _answer(self, batch: list[_Request]) -> None:
+        start = time.perf_counter()
+        try:
+            images = [request.image for request in batch]
+            size = next(size for size in self.sizes if size >= len(batch))
+            padded = images + images[-1:] * (size - len(batch))
+            for request, caption in zip(batch, self.generator.caption_batch(padded, **self.options)):
+                request.answer.set_result(caption)
+            self.failing = False
+        except BaseException as error:  # whatever it was, the next batch may be better
+            log.exception("A batch of %d photos failed", len(batch))
+            self.failed, self.failing = self.failed + 1, True
+            for request in batch:
+                if not request.answer.done():
+                    request.answer.set_exception(error)
+        self.on_batch(len(batch), time.perf_counter() - start)
+
+
+def _dropped(request: _Request) -> bool:
+    """Whether nobody waits for this photo; it is then cancelled."""
+    return request.answer.cancelled() or (request.gone() and request.answer.cancel())
