@@ -56,7 +56,7 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
     words = decoder.vocabulary_size - 3  # pad, start and unknown are never said
     if not 1 <= beam_width <= words:
         raise ValueError(f"beam width must be between 1 and {words}, not {beam_width}")
-    allowed = _allowed(tokenizer, decoder.vocabulary_size)
+    allowed = sayable(tokenizer, decoder.vocabulary_size)
     only_pad = np.full(decoder.vocabulary_size, IMPOSSIBLE, "float32")
     only_pad[tokenizer.pad] = 0.0
     K, T, V = beam_width, max_length, decoder.vocabulary_size
@@ -133,7 +133,7 @@ def make_sampler(decoder: Decoder, tokenizer: Tokenizer, samples: int, max_lengt
 
     Used by self-critical training.
     """
-    allowed = _allowed(tokenizer, decoder.vocabulary_size)
+    allowed = sayable(tokenizer, decoder.vocabulary_size)
     seeds = keras.random.SeedGenerator(0)
 
     def sample(features):
@@ -156,7 +156,7 @@ def make_sampler(decoder: Decoder, tokenizer: Tokenizer, samples: int, max_lengt
     return compiled(sample)
 
 
-def _allowed(tokenizer: Tokenizer, vocabulary_size: int) -> np.ndarray:
+def sayable(tokenizer: Tokenizer, vocabulary_size: int) -> np.ndarray:
     """(V,) float32 to add to logits: special tokens other than the end cannot be said."""
     mask = np.zeros(vocabulary_size, "float32")
     mask[[tokenizer.pad, tokenizer.start, tokenizer.unknown]] = IMPOSSIBLE

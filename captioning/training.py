@@ -18,7 +18,7 @@ from captioning.backend import compiled
 from captioning.decoder import Decoder
 from captioning.encoder import Encoder, Features, checksum, read_batches
 from captioning.evaluation import CiderReward, cider
-from captioning.search import MAX_LENGTH, make_sampler, make_search
+from captioning.search import MAX_LENGTH, make_sampler, make_search, sayable
 from captioning.text import Tokenizer
 
 Captions = Mapping[str, list[str]]  # image name → captions
@@ -112,6 +112,7 @@ class Training:
                  image_paths: Mapping[str, Path] | None = None, learning_rate: float = 6e-4,
                  encoder_learning_rate: float = 5e-5, batch_size: int = 40, label_smoothing: float = 0.1, seed: int = 0):
         self.decoder, self.tokenizer, self.encoder = decoder, tokenizer, encoder
+        self.dropout, self.allowed = True, None
         self.train, self.validation = train, validation
         self.captions: dict[str, str] = {}
         self.features, self.image_paths = features, image_paths
@@ -145,7 +146,9 @@ class Training:
         inputs, targets = tokens[..., :-1], tokens[..., 1:]
         with tf.GradientTape() as tape:
             features = self.encoder(images) if self.encoder else images
-            logits = self.decoder([features, inputs], training=True)
+            logits = self.decoder([features, inputs], training=self.dropout)
+            if self.allowed is not None:
+                logits += self.allowed
             loss = caption_loss(logits, targets, weights, self.label_smoothing)
         variables = [model.trainable_variables for model, _ in self.models]
         for (_, optimizer), gradients, own in zip(self.models, tape.gradient(loss, variables), variables):
@@ -239,6 +242,9 @@ class SelfCriticalTraining(Training):
     def __init__(self, *args, samples: int = 5, label_smoothing: float = 0.0, **kwargs):
         super().__init__(*args, label_smoothing=label_smoothing, **kwargs)
         self.settings["samples"] = samples
+        # The captions come from the decoder without dropout and special tokens; so must their probabilities, or what
+        # is never drawn, such as the unknown token, would take all the probability that bad captions lose.
+        self.dropout, self.allowed = False, sayable(self.tokenizer, self.decoder.vocabulary_size)
         self.sample = make_sampler(self.decoder, self.tokenizer, samples)
         self.reward = CiderReward(self.train, end_token=True)
         self.samples = samples
