@@ -82,6 +82,7 @@ class Encoder(keras.Model):
         self.grid = (rows, columns)
         self.regions = rows * columns
         self.encode = compiled(self.call)
+        self.built = True  # all its weights are the backbone's
 
     def call(self, images):
         # Batch normalisation keeps its trained statistics even while the weights are fine-tuned.
