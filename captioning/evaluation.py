@@ -2,8 +2,6 @@
 
 BLEU comes from NLTK and from the COCO scorers (``pycocoevalcap``), CIDEr, ROUGE-L and METEOR from the
 COCO scorers. METEOR is a Java program; where it cannot run it is skipped and a warning says so.
-
-Figures are plain ``matplotlib.figure.Figure`` objects; ``%matplotlib inline`` lets a notebook show them.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ import math
 import os
 import re
 import subprocess
-import textwrap
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,8 +18,6 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
 from nltk.tokenize import TreebankWordTokenizer
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 from pycocoevalcap.bleu.bleu import Bleu
@@ -31,6 +26,8 @@ from pycocoevalcap.cider.cider_scorer import precook
 from pycocoevalcap.meteor import meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
+
+from captioning.figures import plot_attention, plot_captions, plot_history  # noqa: F401  the notebooks' other half
 
 COLUMNS = [
     *(f"BLEU-{n}" for n in range(1, 5)), *(f"NLTK BLEU-{n}" for n in range(1, 5)),
@@ -203,62 +200,6 @@ def score_table(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
     if table["METEOR"].isna().any():
         table["METEOR"] = table["METEOR"].astype(object).where(table["METEOR"].notna(), "skipped")
     return table
-
-
-def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
-    """Training and validation loss, and validation CIDEr, by epoch: those of ``loss``, ``val_loss`` and
-    ``val_CIDEr`` that ``history`` has."""
-    panels = [[("loss", "training"), ("val_loss", "validation")], [("val_CIDEr", "validation")]]
-    panels = [present for panel in panels if (present := [curve for curve in panel if history.get(curve[0])])]
-    figure = Figure(figsize=(5.5 * max(len(panels), 1), 3.5), layout="constrained")
-    for i, panel in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), i)
-        for key, label in panel:
-            axes.plot(range(1, len(history[key]) + 1), history[key], marker=".", label=label)
-        axes.set(xlabel="epoch", ylabel="CIDEr" if panel[0][0] == "val_CIDEr" else "loss")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
-    return figure
-
-
-def plot_attention(image: np.ndarray, words: Sequence[str], maps: Sequence[np.ndarray] | None) -> Figure:
-    """The photo, then for each word the photo with light where the decoder looked before that word.
-
-    Args:
-        image: (H, W, 3) uint8.
-        words: the caption.
-        maps: one attention map (7, 7) a word, or None for a decoder without attention: then the photo alone.
-    """
-    spotlight = LinearSegmentedColormap.from_list("spotlight", [(0, 0, 0, 0.7), (0, 0, 0, 0)])
-    panels = [(" ".join(words), None)] + (list(zip(words, maps, strict=True)) if maps is not None else [])
-    figure, all_axes = _gallery(len(panels), columns=5)
-    height, width = image.shape[:2]
-    for axes, (title, weights) in zip(all_axes, panels):
-        axes.imshow(image)
-        axes.set_xlabel(textwrap.fill(title, 28))
-        if weights is not None:
-            axes.imshow(weights, cmap=spotlight, vmin=0, vmax=np.max(weights), interpolation="bilinear",
-                        extent=(-0.5, width - 0.5, height - 0.5, -0.5))  # fmt: skip
-    return figure
-
-
-def plot_captions(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
-    """A gallery of photos (H, W, 3) uint8, each with its caption, wrapped, below it."""
-    figure, all_axes = _gallery(len(images), columns=4)
-    for axes, image, title in zip(all_axes, images, titles, strict=True):
-        axes.imshow(image)
-        axes.set_xlabel("\n".join(textwrap.fill(line, 32) for line in title.splitlines()))
-    return figure
-
-
-def _gallery(count: int, columns: int) -> tuple[Figure, list]:
-    columns = max(min(columns, count), 1)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(2.8 * columns, 3 * max(rows, 1)), layout="constrained")
-    all_axes = [figure.add_subplot(rows, columns, i + 1, xticks=[], yticks=[]) for i in range(count)]
-    for axes in all_axes:
-        axes.spines[:].set_visible(False)
-    return figure, all_axes
 
 
 def _pairs(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> tuple[dict, dict]:

@@ -27,10 +27,11 @@ class QueueFull(Exception):
     """As many photos wait as may, or the queue is closed: try again later."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Request:
     image: np.ndarray
     gone: Callable[[], bool]
+    options: dict
     answer: Future = field(default_factory=Future)
 
 
@@ -39,6 +40,7 @@ class CaptionQueue:
 
     A batch is whatever has come while the one before it was computed, so that it grows with the load. It has one
     of a few fixed sizes, which `warm_up` compiles: no request pays for that. An exception fails its own batch only.
+    Photos with other options than the queue's are captioned one by one, so that a beam width is compiled once at most.
 
     Args:
         generator: a `CaptionGenerator`. From now on only this queue may use it.
@@ -85,17 +87,18 @@ class CaptionQueue:
         for size in self.sizes:
             self.generator.caption_batch([np.zeros((side, side, 3), np.uint8)] * size, **self.options)
 
-    def submit(self, image: np.ndarray, gone: Callable[[], bool] = lambda: False) -> Future:
+    def submit(self, image: np.ndarray, gone: Callable[[], bool] = lambda: False, **options) -> Future:
         """Queue a photo that `CaptionGenerator.prepare` made; the future gives its `Caption`.
 
         Args:
+            options: beam width and alternatives, if not the queue's.
             gone: tells whether nobody waits for the answer any more. Such a photo, and one whose future was
                 cancelled, is dropped before it costs a batch.
 
         Raises:
             QueueFull: at once.
         """
-        request = _Request(image, gone)
+        request = _Request(image, gone, self.options | options)
         with self._changed:
             if self.full:
                 raise QueueFull
@@ -137,14 +140,20 @@ class CaptionQueue:
                     enough = self.sizes[-1]
                     self._changed.wait_for(lambda: len(self._waiting) >= enough or self._closed, self.max_wait)
                 self._waiting = deque(request for request in self._waiting if not _dropped(request))
-                batch = [self._waiting.popleft() for _ in range(min(self._size(), len(self._waiting)))]
+                batch = self._alike()
+                for request in batch:
+                    self._waiting.remove(request)
                 batch = [request for request in batch if request.answer.set_running_or_notify_cancel()]
                 if batch or (self._closed and not self._waiting):
                     return batch
 
-    def _size(self) -> int:
-        """The largest batch that the waiting photos fill to three quarters: nearly nothing is computed for nothing."""
-        return max([size for size in self.sizes if len(self._waiting) >= 0.75 * size], default=0)
+    def _alike(self) -> list[_Request]:
+        """The photo that waits longest, and others with its options: the largest batch that they fill to three
+        quarters, so that nearly nothing is computed for nothing."""
+        alike = [request for request in self._waiting if request.options == self._waiting[0].options]
+        if alike and alike[0].options != self.options:
+            return alike[:1]
+        return alike[: max([size for size in self.sizes if len(alike) >= 0.75 * size], default=0)]
 
     def _answer(self, batch: list[_Request]) -> None:
         start = time.perf_counter()
@@ -152,7 +161,7 @@ class CaptionQueue:
             images = [request.image for request in batch]
             size = next(size for size in self.sizes if size >= len(batch))
             padded = images + images[-1:] * (size - len(batch))
-            for request, caption in zip(batch, self.generator.caption_batch(padded, **self.options)):
+            for request, caption in zip(batch, self.generator.caption_batch(padded, **batch[0].options)):
                 request.answer.set_result(caption)
             self.failing = False
         except BaseException as error:  # whatever it was, the next batch may be better

@@ -37,10 +37,11 @@ SIDE = 32
 
 
 class Brightness:
-    """In place of a model: a photo's caption is its mean. `batches` are their sizes; none ends before `gate` is set."""
+    """In place of a model: a photo's caption is its mean. `batches` are their sizes, `options` what they were asked
+    with; none ends before `gate` is set."""
 
     def __init__(self, seconds=0.0):
-        self.seconds, self.batches, self.fail = seconds, [], False
+        self.seconds, self.batches, self.options, self.fail = seconds, [], [], False
         self.gate = threading.Event()
         self.gate.set()
         self.config = {"image_size": SIDE, "encoder": "none", "decoder": "none", "dataset": "none"}
@@ -51,6 +52,7 @@ class Brightness:
 
     def caption_batch(self, images, beam_width, alternatives):
         self.batches.append(len(images))
+        self.options.append((beam_width, alternatives))
         time.sleep(self.seconds)
         assert self.gate.wait(30)
         if self.fail:
@@ -124,6 +126,17 @@ def test_batches_have_few_sizes_and_little_padding(waiting, sizes, queue):
     generator.gate.set()
     assert [answer.result(20).text for answer in answers] == [str(n) for n in range(waiting)]
     assert generator.batches == [1, *sizes]
+
+
+def test_other_options_are_captioned_one_by_one_and_hold_nobody_up(queue):
+    generator = Brightness()
+    captions = queue(generator, beam_width=3, alternatives=3, max_wait=0)
+    busy(captions)
+    answers = [captions.submit(grey(n), **({"beam_width": 5} if n % 2 else {})) for n in range(7)]
+    generator.gate.set()
+    assert [answer.result(20).text for answer in answers] == [str(n) for n in range(7)]
+    assert generator.batches == [1, 4, 1, 1, 1]
+    assert generator.options[1:] == [(3, 3), (5, 3), (5, 3), (5, 3)]
 
 
 def test_warm_up_covers_every_size(queue):
