@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -43,13 +44,16 @@ class Word:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption in lower case without full stop; its probability is that of all its words and of ending there.
+    """A caption in lower case without full stop.
 
-    ``alternatives`` are ranked, this caption first; theirs are empty.
+    ``probability`` is that of all its words and of ending there. ``confidence``, 0 to 1, is how much of the caption
+    people can be expected to say too (`captioning.evaluation.agreement`). ``alternatives`` are ranked, this caption
+    first; theirs are empty.
     """
 
     text: str
     probability: float
+    confidence: float
     words: list[Word] = field(repr=False)
     alternatives: list[Caption] = field(default_factory=list, repr=False)
 
@@ -120,7 +124,7 @@ class CaptionGenerator:
         results = []
         for b in range(len(found.tokens)):
             ranked = [self._caption(found, b, k) for k in range(alternatives)]
-            results.append(Caption(ranked[0].text, ranked[0].probability, ranked[0].words, ranked))
+            results.append(dataclasses.replace(ranked[0], alternatives=ranked))
         return results
 
     def _caption(self, found: Hypotheses, b: int, k: int) -> Caption:
@@ -130,7 +134,10 @@ class CaptionGenerator:
             Word(text, float(np.exp(log_p)), look.reshape(self.encoder.grid) if look.size else None)
             for text, log_p, look in zip(texts, log_probabilities, maps)
         ]
-        return Caption(" ".join(texts), float(np.exp(log_probabilities.sum())), words)
+        mean = np.exp(log_probabilities.sum() / np.count_nonzero(tokens != self.tokenizer.pad))
+        slope, offset = self.config.get("confidence", (1.0, 0.0))
+        confidence = float(np.clip(slope * mean + offset, 0.0, 1.0))
+        return Caption(" ".join(texts), float(np.exp(log_probabilities.sum())), confidence, words)
 
 
 def find_photos(arguments: Iterable[str]) -> list[Path]:

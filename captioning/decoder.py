@@ -72,7 +72,8 @@ class Decoder(keras.Model):
     def logits(self, hidden, context, words, training=False):
         """Scores of the next word (…, V), from an output layer tied to the embedding (Press and Wolf, 2017)."""
         output = self.output_dropout(self.combine(hidden, context, words), training=training)
-        return ops.matmul(output, ops.transpose(self.embedding.embeddings)) + self.word_bias
+        scores = ops.matmul(output, ops.cast(ops.transpose(self.embedding.embeddings), output.dtype))
+        return ops.cast(scores, "float32") + ops.cast(self.word_bias, "float32")
 
     def call(self, inputs, training=False):
         features, tokens = inputs
@@ -98,7 +99,7 @@ class LSTMDecoder(Decoder):
         self.output_layer = layers.Dense(self.units, name="output")
 
     def start(self, features, training=False):
-        pooled = self.input_dropout(ops.mean(ops.cast(features, "float32"), axis=1, keepdims=True), training=training)
+        pooled = self.input_dropout(ops.mean(ops.cast(features, self.compute_dtype), axis=1, keepdims=True), training=training)
         zero = ops.zeros_like(self.image(pooled))
         return (), self.lstm(self.input_gates(self.image(pooled)), zero)
 
@@ -137,7 +138,7 @@ class AttentionDecoder(Decoder):
         self.output_words = layers.Dense(self.units, use_bias=False, name="output_words")
 
     def start(self, features, training=False):
-        features = self.input_dropout(ops.cast(features, "float32"), training=training)
+        features = self.input_dropout(ops.cast(features, self.compute_dtype), training=training)
         values = self.project(features)
         mean = ops.mean(values, axis=1, keepdims=True)
         return (values, self.keys(values)), (self.start_hidden(mean), self.start_cell(mean))
@@ -158,7 +159,58 @@ class AttentionDecoder(Decoder):
         return ops.tanh(self.output_hidden(hidden) + self.output_context(context) + self.output_words(words))
 
 
-DECODERS = {"lstm": LSTMDecoder, "attention": AttentionDecoder}
+@keras.saving.register_keras_serializable(package)
+class TopDownDecoder(Decoder):
+    """Two LSTMs: one looks at the regions before each word, the other says the word.
+
+    Bottom-Up and Top-Down Attention (Anderson et al., 2018, arXiv:1707.07998), with the gate on what is seen of
+    Show, Attend and Tell (Xu et al., 2015, arXiv:1502.03044) and a residual from the first LSTM to the second.
+    """
+
+    attends = True
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.project = layers.Dense(self.units, activation="relu", name="project")
+        self.keys = layers.Dense(self.units, name="keys")
+        self.query = layers.Dense(self.units, use_bias=False, name="query")
+        self.energy = layers.Dense(1, use_bias=False, name="energy")
+        self.gate = layers.Dense(self.units, activation="sigmoid", name="gate")
+        self.image_gates = layers.Dense(4 * self.units, use_bias=False, name="image_gates")
+        self.language_gates = layers.Dense(4 * self.units, use_bias=False, name="language_gates")
+        self.context_gates = layers.Dense(4 * self.units, name="context_gates")
+        self.attended_gates = layers.Dense(4 * self.units, use_bias=False, name="attended_gates")
+        self.language_recurrent_gates = layers.Dense(
+            4 * self.units, use_bias=False, kernel_initializer="orthogonal", name="language_recurrent_gates"
+        )
+        self.output_hidden = layers.Dense(self.units, name="output_hidden")
+        self.output_context = layers.Dense(self.units, use_bias=False, name="output_context")
+
+    def start(self, features, training=False):
+        features = self.input_dropout(ops.cast(features, self.compute_dtype), training=training)
+        values = self.project(features)
+        mean = ops.mean(values, axis=1, keepdims=True)
+        zero = ops.zeros_like(mean)
+        return (values, self.keys(values), self.image_gates(mean)), (zero, zero, zero, zero)
+
+    def step(self, memory, state, words):
+        values, keys, image_gates = memory
+        hidden, cell, looking, looking_cell = state
+        gates = image_gates + self.input_gates(words) + self.language_gates(hidden) + self.recurrent_gates(looking)
+        looking, looking_cell = self.lstm(gates, looking_cell)
+        query = self.query(looking)
+        energy = self.energy(ops.tanh(ops.expand_dims(keys, 1) + ops.expand_dims(query, 2)))[..., 0]
+        attention = ops.softmax(energy, axis=-1)  # (B, C, R)
+        context = self.gate(looking) * ops.matmul(attention, values)
+        gates = self.context_gates(context) + self.attended_gates(looking) + self.language_recurrent_gates(hidden)
+        hidden, cell = self.lstm(gates, cell)
+        return context, attention, (hidden, cell, looking, looking_cell)
+
+    def combine(self, hidden, context, words):
+        return ops.tanh(self.output_hidden(hidden) + self.output_context(context))
+
+
+DECODERS = {"lstm": LSTMDecoder, "attention": AttentionDecoder, "topdown": TopDownDecoder}
 
 
 def build_decoder(name: str, vocabulary_size: int, regions: int, depth: int, **settings) -> Decoder:

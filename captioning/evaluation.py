@@ -27,11 +27,18 @@ from pycocoevalcap.meteor import meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
-from captioning.figures import plot_attention, plot_captions, plot_history  # noqa: F401  the notebooks' other half
+from captioning.figures import (  # noqa: F401  the notebooks' other half
+    calibration_bins,
+    plot_attention,
+    plot_captions,
+    plot_history,
+    plot_reliability,
+)
+from captioning.objects import hallucination
 
 COLUMNS = [
     *(f"BLEU-{n}" for n in range(1, 5)), *(f"NLTK BLEU-{n}" for n in range(1, 5)),
-    "CIDEr", "METEOR", "ROUGE-L", "distinct", "mean length",
+    "CIDEr", "METEOR", "ROUGE-L", "CHAIR-s", "CHAIR-i", "repeats", "distinct", "mean length",
 ]  # fmt: skip
 TREEBANK = TreebankWordTokenizer()
 TYPOGRAPHY = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "…": "...", "–": "--", "—": "--"})
@@ -73,7 +80,7 @@ def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequenc
         references: image name → reference captions, for the same images.
 
     Returns:
-        What each key of `COLUMNS` holds; every score is a percentage, larger is better.
+        What each key of `COLUMNS` holds; every score is a percentage, and larger is better unless said.
 
         - ``BLEU-1`` … ``BLEU-4``: n-gram precision with brevity penalty over the corpus (Papineni et al.,
           2002, "BLEU: a method for automatic evaluation of machine translation"), COCO scorer.
@@ -87,6 +94,8 @@ def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequenc
           universal"). Absent, with a warning, where Java does not run.
         - ``ROUGE-L``: longest common subsequence (Lin, 2004, "ROUGE: a package for automatic evaluation of
           summaries").
+        - ``CHAIR-s``, ``CHAIR-i``: objects named that no person named, see `captioning.objects.hallucination`;
+          smaller is better. ``repeats``: percentage of captions that say a word twice in a row or two words twice.
         - ``distinct``: number of different captions. ``mean length``: tokens a caption.
 
     Raises:
@@ -107,9 +116,43 @@ def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequenc
         logging.getLogger(__name__).debug("METEOR: %s", error)
         warnings.warn("METEOR is skipped: it needs Java, which does not run here", stacklevel=2)
     scores["ROUGE-L"] = 100 * Rouge().compute_score(truths, hypotheses)[0]
+    scores |= hallucination({name: text for name, [text] in hypotheses.items()}, truths)
+    scores["repeats"] = 100 * sum(map(repeats, words)) / len(words)
     scores["distinct"] = len(set(map(tuple, words)))
     scores["mean length"] = sum(map(len, words)) / len(words)
     return {name: float(score) for name, score in scores.items()}
+
+
+def repeats(words: Sequence[str]) -> bool:
+    """Whether a caption says a word twice in a row, or two words in the same order twice."""
+    pairs = list(zip(words, words[1:]))
+    return len(set(pairs)) < len(pairs) or any(a == b for a, b in pairs)
+
+
+def agreement(captions: Mapping[str, str], references: Mapping[str, Sequence[str]],
+              training: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """How much of each caption people said too: image name → 0 to 1.
+
+    The share of its words that are in one of the reference captions, each counted by how much it tells: the
+    logarithm of how few images of ``training`` (image name → captions) have it in their captions.
+    """
+    counts: dict[str, int] = {}
+    for texts in training.values():
+        for word in set(" ".join(_reference_texts(texts)).split()):
+            counts[word] = counts.get(word, 0) + 1
+    hypotheses, truths = _pairs(captions, references)
+    result = {}
+    for name, [caption] in hypotheses.items():
+        said = set(" ".join(truths[name]).split())
+        tells = {word: math.log((len(training) + 1) / counts.get(word, 1)) for word in caption.split()}
+        result[name] = sum(tells[w] for w in caption.split() if w in said) / (sum(map(tells.get, caption.split())) or 1)
+    return result
+
+
+def calibration_error(confidence: Sequence[float], truth: Sequence[float], bins: int = 10) -> float:
+    """Expected calibration error: mean distance of confidence and truth over bins of equally many captions
+    (Nixon et al., 2019, "Measuring calibration in deep learning", arXiv:1904.01685)."""
+    return sum(len(told) * abs(told.mean() - true.mean()) for told, true in calibration_bins(confidence, truth, bins)) / len(truth)
 
 
 def cider(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> float:
@@ -136,14 +179,17 @@ class CiderReward:
         references: image name → reference captions, of the training split.
         end_token: count the end of a caption as a word, in the references too. Without it, self-critical
             training learns captions that break off ("a man with a"), because an ending earns nothing.
+        brevity_penalty: multiply by BLEU's, against the mean length of the references. CIDEr alone is content
+            with captions two words shorter than people's.
 
     >>> reward = CiderReward({"dog.jpg": ["a dog runs"], "cat.jpg": ["a cat sleeps"]})
     >>> reward.reward(["dog.jpg", "dog.jpg"], ["a dog", "a cat"]).round(2)
     array([3.49, 0.  ], dtype=float32)
     """
 
-    def __init__(self, references: Mapping[str, Sequence[str]], end_token: bool = False):
-        self._end = " <end>" if end_token else ""
+    def __init__(self, references: Mapping[str, Sequence[str]], end_token: bool = False,
+                 brevity_penalty: bool = False):
+        self._end, self._brevity_penalty = " <end>" if end_token else "", brevity_penalty
         cooked = {name: list(map(self._count, _reference_texts(texts))) for name, texts in references.items()}
         frequency: dict[tuple, int] = {}
         for counts in cooked.values():
@@ -190,6 +236,9 @@ class CiderReward:
                     products[len(ngram) - 1] += min(tf, reference[ngram]) * reference[ngram] * squared_idf
             penalty = math.exp(-((length - reference_length) ** 2) / (2 * 6.0**2))
             total += penalty * sum(p / (a * b) for p, a, b in zip(products, norms, reference_norms) if p)
+        if self._brevity_penalty:
+            expected = sum(reference_length for *_, reference_length in references) / len(references)
+            total *= math.exp(min(0.0, 1 - (expected + 1) / (length + 1)))
         return 10 * total / 4 / len(references)
 
 

@@ -51,6 +51,22 @@ def plot_attention(image: np.ndarray, words: Sequence[str], maps: Sequence[np.nd
     return figure
 
 
+def calibration_bins(confidence: Sequence[float], truth: Sequence[float], bins: int = 10) -> list[tuple]:
+    """Captions in order of confidence, cut into bins of equal size: (confidence, truth) arrays for each bin."""
+    order = np.argsort(confidence)
+    return [(np.asarray(confidence)[b], np.asarray(truth)[b]) for b in np.array_split(order, bins) if len(b)]
+
+
+def plot_reliability(confidence: Sequence[float], truth: Sequence[float], bins: int = 10) -> Figure:
+    """What the model was sure of against what came true, in bins of equally many captions; the diagonal is perfect."""
+    figure = Figure(figsize=(4.5, 4.2), layout="constrained")
+    axes = figure.add_subplot(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="agreement with people", aspect="equal")
+    axes.plot([0, 1], [0, 1], color="gray", linestyle="dotted")
+    means = [(told.mean(), true.mean()) for told, true in calibration_bins(confidence, truth, bins)]
+    axes.plot(*zip(*means), marker="o")
+    return figure
+
+
 def plot_captions(images: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
     """A gallery of photos (H, W, 3) uint8, each with its caption, wrapped, below it."""
     figure, all_axes = _gallery(len(images), columns=4)

@@ -74,7 +74,7 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
         variables = (
             0,
             ops.full((B, K), tokenizer.start, "int32"),
-            *state,
+            state,
             ops.zeros((B, K), "float32") + first,  # sum of log probabilities
             ops.zeros((B, K), "float32"),  # words so far, the end token counted
             ops.zeros((B, K), "bool"),  # finished
@@ -83,13 +83,13 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
             ops.zeros((B, K, T, R), "float32"),
         )
 
-        def unfinished(t, last, hidden, cell, total, length, done, *_):
+        def unfinished(t, last, state, total, length, done, *_):
             return ops.logical_and(t < T, ops.logical_not(ops.all(done)))
 
-        def grow(t, last, hidden, cell, total, length, done, tokens, log_probabilities, maps):
+        def grow(t, last, state, total, length, done, tokens, log_probabilities, maps):
             embedded = decoder.embed(last)
-            context, attention, (hidden, cell) = decoder.step(memory, (hidden, cell), embedded)
-            log_p = ops.log_softmax(decoder.logits(hidden, context, embedded) + allowed)  # (B, K, V)
+            context, attention, state = decoder.step(memory, state, embedded)
+            log_p = ops.log_softmax(decoder.logits(state[0], context, embedded) + allowed)  # (B, K, V)
             log_p = ops.where(done[..., None], only_pad, log_p)
             grown = ops.where(done, length, length + 1)
             candidates = (total[..., None] + log_p) / ops.power(grown, length_power)[..., None]
@@ -106,13 +106,12 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
             tokens = follow(tokens) + ops.cast(here, "int32") * (word - tokenizer.pad)[..., None]
             log_probabilities = follow(log_probabilities) + here * gained[..., None]
             if decoder.attends:
-                look = follow(attention) * ops.cast(ops.logical_not(was_done), "float32")[..., None]
+                look = follow(ops.cast(attention, "float32")) * ops.cast(ops.logical_not(was_done), "float32")[..., None]
                 maps = follow(maps) + here[:, None] * look[:, :, None]
             return (
                 t + 1,
                 word,
-                follow(hidden),
-                follow(cell),
+                tuple(map(follow, state)),
                 follow(total) + gained,
                 follow(grown),
                 ops.logical_or(was_done, word == tokenizer.end),
@@ -121,7 +120,7 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
                 maps,
             )
 
-        _, _, _, _, total, length, _, tokens, log_probabilities, maps = ops.while_loop(unfinished, grow, variables)
+        _, _, _, total, length, _, tokens, log_probabilities, maps = ops.while_loop(unfinished, grow, variables)
         return tokens, log_probabilities, maps, total / ops.power(length, length_power)
 
     run = compiled(search)

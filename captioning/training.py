@@ -112,7 +112,6 @@ class Training:
                  image_paths: Mapping[str, Path] | None = None, learning_rate: float = 6e-4,
                  encoder_learning_rate: float = 5e-5, batch_size: int = 40, label_smoothing: float = 0.1, seed: int = 0):
         self.decoder, self.tokenizer, self.encoder = decoder, tokenizer, encoder
-        self.dropout, self.allowed = True, None
         self.train, self.validation = train, validation
         self.captions: dict[str, str] = {}
         self.features, self.image_paths = features, image_paths
@@ -143,17 +142,18 @@ class Training:
                                                **{f"optimizer{i}": o for i, (_, o) in enumerate(self.models)})
 
     def _train_step(self, images, tokens, weights):
-        inputs, targets = tokens[..., :-1], tokens[..., 1:]
         with tf.GradientTape() as tape:
             features = self.encoder(images) if self.encoder else images
-            logits = self.decoder([features, inputs], training=self.dropout)
-            if self.allowed is not None:
-                logits += self.allowed
-            loss = caption_loss(logits, targets, weights, self.label_smoothing)
+            loss = self._loss(features, tokens, weights)
         variables = [model.trainable_variables for model, _ in self.models]
         for (_, optimizer), gradients, own in zip(self.models, tape.gradient(loss, variables), variables):
             optimizer.apply(gradients, own)
         return loss
+
+    def _loss(self, features, tokens, weights):
+        """What a step makes smaller: here, the cross-entropy of teacher forcing."""
+        logits = self.decoder([features, tokens[..., :-1]], training=True)
+        return caption_loss(logits, tokens[..., 1:], weights, self.label_smoothing)
 
     def batches(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Images or features, tokens (B, C, T + 1) and weights (B, C, T) of one epoch."""
@@ -232,22 +232,25 @@ class SelfCriticalTraining(Training):
     """Train a decoder for CIDEr itself (Rennie et al., 2017, arXiv:1612.00563).
 
     For each image some captions are drawn from the decoder; those with more
-    CIDEr than the mean of the others become likelier, the rest less likely
-    (that baseline: Luo, 2020, arXiv:2003.09971). Starts from a decoder
-    trained by teacher forcing, on features.
+    reward than the mean of the others become likelier, the rest less likely
+    (that baseline: Luo, 2020, arXiv:2003.09971). The reward is CIDEr with a
+    brevity penalty. Starts from a decoder trained by teacher forcing, on features.
 
     Args: as for `Training`; ``samples`` captions are drawn for each image.
     """
 
-    def __init__(self, *args, samples: int = 5, label_smoothing: float = 0.0, **kwargs):
-        super().__init__(*args, label_smoothing=label_smoothing, **kwargs)
+    def __init__(self, *args, samples: int = 5, **kwargs):
+        super().__init__(*args, label_smoothing=0.0, **kwargs)
         self.settings["samples"] = samples
+        self.sample = make_sampler(self.decoder, self.tokenizer, samples)
+        self.reward = CiderReward(self.train, end_token=True, brevity_penalty=True)
+        self.samples = samples
+
+    def _loss(self, features, tokens, weights):
         # The captions come from the decoder without dropout and special tokens; so must their probabilities, or what
         # is never drawn, such as the unknown token, would take all the probability that bad captions lose.
-        self.dropout, self.allowed = False, sayable(self.tokenizer, self.decoder.vocabulary_size)
-        self.sample = make_sampler(self.decoder, self.tokenizer, samples)
-        self.reward = CiderReward(self.train, end_token=True)
-        self.samples = samples
+        logits = self.decoder([features, tokens[..., :-1]]) + sayable(self.tokenizer, self.decoder.vocabulary_size)
+        return caption_loss(logits, tokens[..., 1:], weights)
 
     def batches(self, epoch):
         names = list(self.train)

@@ -11,11 +11,15 @@ from captioning import evaluation
 from captioning.evaluation import (
     COLUMNS,
     CiderReward,
+    agreement,
+    calibration_error,
     cider,
     per_image_cider,
     plot_attention,
     plot_captions,
     plot_history,
+    plot_reliability,
+    repeats,
     score_captions,
     score_table,
     tokenize,
@@ -91,6 +95,45 @@ def test_empty_caption_scores_nothing(no_java):
     with pytest.warns(UserWarning):
         scores = score_captions(CAPTIONS | dict.fromkeys(CAPTIONS, ""), REFERENCES)
     assert {scores[name] for name in COLUMNS if name not in ("METEOR", "distinct")} == {0}
+
+
+def test_objects_that_nobody_saw(no_java):
+    captions = CAPTIONS | {"men.jpg": "two hikers and a puppy on a hill", "cat.jpg": "a kitten on a board"}
+    with pytest.warns(UserWarning):
+        scores = score_captions(captions, REFERENCES)
+    # Objects: person, water / dog / person, dog!, mountain / cat, board!
+    assert scores["CHAIR-s"] == 50
+    assert scores["CHAIR-i"] == pytest.approx(100 * 2 / 8)
+
+
+@pytest.mark.parametrize(
+    "caption, repeated", [("a dog dog runs", True), ("a man and a man", True), ("a man and a dog and", False), ("", False)]
+)
+def test_repeats(caption, repeated):
+    assert repeats(caption.split()) == repeated
+
+
+def test_agreement_counts_rare_words_more():
+    training = {"1": ["a dog"], "2": ["a cat"], "3": ["a dog runs"]}
+    half = {"x": ["A dog ."]}
+    assert agreement({"x": "a dog"}, half, training) == {"x": 1}
+    rare_wrong, common_wrong = (agreement({"x": text}, half, training)["x"] for text in ("a dog cat", "a dog a"))
+    a, dog, cat = (math.log(4 / n) for n in (3, 2, 1))
+    assert rare_wrong == pytest.approx((a + dog) / (a + dog + cat))
+    assert common_wrong == 1
+    assert agreement({"x": ""}, half, training) == {"x": 0}
+
+
+def test_calibration_error_and_its_figure(tmp_path):
+    random = np.random.default_rng(0)
+    confidence = random.uniform(size=20000)
+    right = random.uniform(size=20000) < confidence
+    assert calibration_error(confidence, right) < 0.02
+    assert calibration_error(np.clip(confidence + 0.2, 0, 1.2), right) == pytest.approx(0.2, abs=0.02)
+    figure = plot_reliability(confidence, right)
+    figure.savefig(tmp_path / "figure.png")
+    x, y = figure.axes[0].lines[1].get_data()
+    np.testing.assert_allclose(x, y, atol=0.05)
 
 
 def test_cider_alone_and_by_image(no_java):
@@ -173,6 +216,16 @@ def test_reward_takes_an_image_many_times_and_new_words():
         reward.reward(["bird.jpg"], ["a bird"])
     with pytest.raises(ValueError):
         reward.reward(["dog.jpg"], [])
+
+
+def test_reward_falls_with_brevity():
+    """By BLEU's brevity penalty, against the mean length of the references."""
+    references = {"1": ["a dog runs in the snow", "a dog runs in the tall grass"], "2": ["a cat"]}
+    texts = ["a dog runs", "a dog runs in the tall white grass"]
+    plain, brief = (CiderReward(references, brevity_penalty=b).reward(["1", "1"], texts) for b in (False, True))
+    assert brief[0] == pytest.approx(plain[0] * math.exp(1 - 6.5 / 3))
+    assert brief[1] == plain[1] > 0
+    assert CiderReward(references, brevity_penalty=True).reward(["1"], [""]) == 0
 
 
 def test_reward_with_end_token_punishes_captions_that_break_off():

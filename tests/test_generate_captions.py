@@ -134,5 +134,5 @@ def test_bad_artifacts_are_exit_code_2(tmp_path, photos, monkeypatch, capsys):
 def test_awkward_names_survive(tmp_path):
     path = tmp_path / 'a, "b".jpg'
     text = io.StringIO()
-    write_captions([(path, Caption("a dog", 0.5, []), None)], "csv", text)
+    write_captions([(path, Caption("a dog", 0.5, 0.7, []), None)], "csv", text)
     assert list(csv.reader(io.StringIO(text.getvalue())))[1] == [str(path), "a dog", "0.5"]
