@@ -12,12 +12,13 @@ FROM python:3.12-slim
 RUN useradd --uid 1000 --no-create-home captioner
 WORKDIR /app
 COPY --from=build /app/.venv .venv
-COPY app.py generate_captions.py operations.py MODEL_CARD.md ./
+COPY *.py MODEL_CARD.md ./
 COPY captioning captioning
 COPY templates templates
 COPY static static
+COPY translations translations
 COPY artifacts artifacts
-RUN .venv/bin/python -m compileall -q app.py generate_captions.py operations.py captioning
+RUN .venv/bin/python -m compileall -q *.py captioning
 ENV PATH=/app/.venv/bin:$PATH HOME=/tmp TMPDIR=/dev/shm HOST=0.0.0.0 PORT=8000 \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 TF_CPP_MIN_LOG_LEVEL=2
 USER 1000

@@ -175,7 +175,7 @@ def _array_to_rgb(array: np.ndarray) -> np.ndarray:
 
 def _too_large() -> ImageError:
     return ImageError(
-        f"The picture has more than {MAX_PIXELS // 1_000_000} million pixels. Save it smaller and try again.",
+        "The picture has more than 50 million pixels. Save it smaller and try again.",  # MAX_PIXELS
         "too large",
     )
 

@@ -1,105 +1,204 @@
 // A convenience: without it, the form sends the photos and the answer is the same page with the captions.
-// With it, photos are described one after the other, as soon as they are chosen, dropped or pasted.
+// With it, photos are sent as soon as they are chosen, dropped, pasted or taken, each on its own, and each answer's
+// one card takes the place of the preview. What a person sees lives in sessionStorage too, so that a reload loses nothing.
 
-const form = document.querySelector("form");
-const input = document.querySelector("#photos");
+const PARALLEL = 4; // photos on their way at a time: the server makes them one batch
+
+const form = document.querySelector("#upload");
+const options = document.querySelector("#options");
+const results = document.querySelector("#results");
 const captions = document.querySelector("#captions");
+const tools = results.querySelectorAll(".tools button");
 const status = document.querySelector("#status");
-const waiting = []; // {file, card} in the order they came
-let busy = false;
+const texts = document.querySelector("#texts").dataset;
+const waiting = []; // {file, card, request} in the order they came
+const active = new Set();
+const unsaved = new Set(); // cards that sessionStorage has no room for
+let done = 0;
+let total = 0;
+
+const say = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
 function fromTemplate(id) {
   return document.getElementById(id).content.firstElementChild.cloneNode(true);
 }
 
+// Sending
+
 function add(files) {
-  const cards = [...files].map((file) => {
-    const card = fromTemplate("waiting");
-    card.querySelector("img").src = URL.createObjectURL(file);
-    card.querySelector(".name").textContent = file.name;
-    waiting.push({ file, card });
-    return card;
-  });
-  if (!cards.length) return;
+  const jobs = [...files].map((file) => ({ file }));
+  if (!jobs.length) return;
   document.querySelector("main > .problem")?.remove();
-  captions.append(...cards);
-  cards[0].scrollIntoView({ block: "nearest" });
-  describeAll();
+  captions.append(...jobs.map(waitingCard));
+  waiting.push(...jobs);
+  total += jobs.length;
+  status.textContent = say(texts.added, { count: jobs.length });
+  jobs[0].card.scrollIntoView({ block: "nearest" });
+  next();
 }
 
-async function describeAll() {
-  if (busy) return;
-  busy = true;
-  while (waiting.length) {
-    const { file, card } = waiting.shift();
-    const left = waiting.length;
-    status.textContent = `Looking at ${file.name}${left ? `, ${left} more to come` : ""}.`;
-    const answer = await describe(file);
-    URL.revokeObjectURL(card.querySelector("img").src);
-    card.replaceWith(answer);
-    enhance(answer);
-    status.textContent = `${file.name}: ${answer.querySelector("h2").textContent}`;
-  }
-  busy = false;
-}
-
-// The card of one photo, cut out of the page that the form would have led to.
-async function describe(file) {
-  let problem = "";
-  if (file.size > form.dataset.limit) {
-    problem = `This file has more than ${Math.floor(form.dataset.limit / 2 ** 20)} MB. Save it smaller and try again.`;
-  } else {
-    try {
-      const body = new FormData();
-      body.append("image", file, file.name);
-      const response = await fetch(form.action, { method: "POST", body });
-      const page = new DOMParser().parseFromString(await response.text(), "text/html");
-      const card = page.querySelector("#captions .photo");
-      if (card) return document.adoptNode(card);
-      problem = page.querySelector("main > .problem")?.textContent;
-    } catch {
-      // the server did not answer; the template says so
-    }
-  }
-  const card = fromTemplate("failed");
-  if (problem) card.querySelector("h2").textContent = problem;
-  card.querySelector(".name").textContent = file.name;
+function waitingCard(job) {
+  const card = (job.card = fromTemplate("waiting"));
+  card.querySelector("img").src = URL.createObjectURL(job.file);
+  card.querySelector("progress").setAttribute("aria-label", say(texts.progress, { name: job.file.name }));
+  card.querySelector(".name").textContent = job.file.name;
+  card.querySelector(".remove").addEventListener("click", () => cancel(job));
   return card;
 }
 
-// Lets a described photo show where the model looked, and its caption be copied.
-function enhance(card) {
-  const caption = card.querySelector("h2");
-  const words = card.querySelector(".words");
-  if (words) {
-    caption.classList.add("for-readers");
-    words.hidden = false;
-    showAttention(card, words);
-  }
-  const copy = card.querySelector(".copy");
-  if (copy) {
-    copy.hidden = false;
-    copy.addEventListener("click", async () => {
-      copy.textContent = status.textContent = (await copyText(caption)) ? "Copied" : "Could not copy";
-      setTimeout(() => (copy.textContent = "Copy caption"), 2000);
-    });
-  }
+function next() {
+  while (active.size < PARALLEL && waiting.length) send(waiting.shift());
+  if (!active.size) done = total = 0;
+  for (const button of tools) button.disabled = active.size > 0;
 }
 
-function showAttention(card, words) {
-  const buttons = [...words.querySelectorAll("button")];
+function send(job) {
+  const { file, card } = job;
+  const [text, bar] = card.querySelectorAll(".caption, progress");
+  active.add(job);
+  if (file.size > form.dataset.limit) return finish(job, failedCard(job, texts.large));
+  const body = new FormData();
+  body.append("image", file, file.name);
+  const request = (job.request = new XMLHttpRequest()); // fetch() cannot tell how much is sent
+  request.open("POST", form.action);
+  request.responseType = "document";
+  request.upload.onprogress = (event) => (bar.value = event.loaded / event.total);
+  request.upload.onload = () => {
+    bar.removeAttribute("value");
+    text.textContent = texts.looking;
+  };
+  request.onload = request.onerror = () => finish(job, answerCard(job));
+  text.textContent = texts.sending;
+  request.send(body);
+}
+
+// The card of one photo, cut out of the page that the form would have led to.
+function answerCard(job) {
+  const page = job.request.response;
+  const card = page?.querySelector("#captions .photo");
+  if (!card) return failedCard(job, page?.querySelector("main > .problem")?.textContent);
+  return document.adoptNode(card);
+}
+
+function failedCard(job, problem) {
+  const card = fromTemplate("failed");
+  if (problem) card.querySelector("h2").textContent = problem;
+  card.querySelector(".name").textContent = job.file.name;
+  if (problem !== texts.large) {
+    const again = card.querySelector(".again");
+    again.hidden = false;
+    again.addEventListener("click", () => {
+      replace(card, waitingCard(job));
+      waiting.push(job);
+      total += 1;
+      next();
+    });
+  }
+  return card;
+}
+
+async function finish(job, card) {
+  await card.querySelector("img")?.decode().catch(() => {}); // so that nothing flickers
+  if (!active.delete(job)) return; // cancelled
+  URL.revokeObjectURL(job.card.querySelector("img").src);
+  if (card.querySelector("textarea")) save(card, (card.dataset.key = nextKey()), card.outerHTML);
+  replace(job.card, card);
+  enhance(card);
+  done += 1;
+  status.textContent = say(texts.described, { done, total, name: job.file.name, caption: card.querySelector("h2").textContent });
+  next();
+}
+
+function cancel(job) {
+  job.request?.abort();
+  active.delete(job);
+  if (waiting.includes(job)) waiting.splice(waiting.indexOf(job), 1);
+  total -= 1;
+  URL.revokeObjectURL(job.card.querySelector("img").src);
+  remove(job.card);
+  next();
+}
+
+function replace(old, card) {
+  const focused = old.contains(document.activeElement);
+  old.replaceWith(card);
+  if (focused) (card.querySelector("textarea") ?? card.querySelector("button:not([hidden])"))?.focus();
+}
+
+function remove(card) {
+  const neighbour = card.nextElementSibling ?? card.previousElementSibling;
+  sessionStorage.removeItem(card.dataset.key);
+  unsaved.delete(card);
+  status.textContent = say(texts.removed, { name: card.querySelector(".name").textContent });
+  card.remove();
+  (neighbour?.querySelector("textarea, button:not([hidden])") ?? form.querySelector("#photos")).focus();
+}
+
+// A card with its caption: words, choices, copying, saving
+
+function enhance(card) {
+  for (const button of card.querySelectorAll(".actions button:not(.again, .strip)")) button.hidden = false;
+  card.querySelector(".remove").addEventListener("click", () => remove(card));
+  const field = card.querySelector("textarea");
+  if (!field) return;
+  field.addEventListener("input", () => save(card, card.dataset.key));
+  onClick(card.querySelector(".copy"), () => copyText(field.value));
+  onClick(card.querySelector(".copy-alt"), () => copyText(Object.assign(document.createElement("img"), { alt: field.value }).outerHTML));
+  onClick(card.querySelector(".strip"), () => saveStrip(card));
+  const choices = [...card.querySelectorAll(".choices li")];
+  for (const choice of choices) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...choice.childNodes);
+    choice.append(button);
+    button.addEventListener("click", () => {
+      choose(card, choice);
+      field.value = choice.querySelector("span").textContent;
+      save(card, card.dataset.key);
+    });
+  }
+  choose(card, choices[card.dataset.chosen ?? 0]);
+}
+
+// Shows a caption's words as buttons, and how sure the model was.
+function choose(card, choice) {
+  const choices = [...card.querySelectorAll(".choices li")];
+  for (const other of choices) other.firstElementChild.setAttribute("aria-pressed", other === choice);
+  card.dataset.chosen = choices.indexOf(choice);
+  const text = choice.querySelector("span").textContent;
+  const sure = choice.querySelector("small").textContent;
+  card.querySelector("h2").firstElementChild?.replaceChildren(text);
+  card.querySelector(".sure span").textContent = sure;
+  card.querySelector(".sure rect:last-child").setAttribute("width", choice.dataset.sure);
+  const words = JSON.parse(choice.dataset.words);
+  if (words) showAttention(card, words, sure, choice.dataset.sure);
+}
+
+function showAttention(card, words, wholeText, wholeSure) {
+  const toolbar = card.querySelector(".words");
   const [bar, text] = card.querySelectorAll(".sure rect:last-child, .sure span");
-  const canvas = document.createElement("canvas");
-  card.querySelector("figure").append(canvas);
-  const whole = { text: `${text.textContent} Choose a word to see where the model looked.`, sure: bar.getAttribute("width") };
+  const canvas = card.querySelector("canvas") ?? document.createElement("canvas");
+  const buttons = words.map(({ text }, index) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = index ? text : text.charAt(0).toUpperCase() + text.slice(1);
+    return button;
+  });
+  toolbar.replaceChildren(...buttons.flatMap((button, index) => [button, index < buttons.length - 1 ? " " : "."]));
+  toolbar.hidden = false;
+  card.querySelector("h2").classList.add("for-readers");
+  card.querySelector(".view").append(canvas);
+  card.querySelector(".legend").hidden = false;
+  card.querySelector(".strip").hidden = false;
   let pinned = null;
 
   function show(button) {
-    const sure = button ? button.dataset.sure : whole.sure;
-    text.textContent = button ? `“${button.textContent}”, ${sure} % sure. It looked where the photo is bright.` : whole.text;
+    const word = words[buttons.indexOf(button)];
+    const sure = word ? Math.round(100 * word.probability) : wholeSure;
+    text.textContent = word ? say(texts.looked, { word: button.textContent, sure }) : `${wholeText} ${texts.choose}`;
     bar.setAttribute("width", sure);
-    canvas.classList.toggle("on", Boolean(button));
-    if (button) drawShade(canvas, button.dataset.attention.split(" ").map(Number));
+    card.querySelector("figure").classList.toggle("looking", Boolean(word));
+    if (word) drawShade(canvas, word.attention);
   }
 
   function pin(button) {
@@ -130,28 +229,113 @@ function showAttention(card, words) {
 }
 
 // One pixel a region, the darker the less it mattered; the browser smooths it over the photo.
-function drawShade(canvas, levels) {
-  const side = Math.sqrt(levels.length);
-  canvas.width = canvas.height = side;
-  const shade = new ImageData(side, side);
-  levels.forEach((level, region) => (shade.data[4 * region + 3] = 165 * (1 - level / 99)));
+function drawShade(canvas, rows) {
+  const shade = new ImageData(rows[0].length, rows.length);
+  rows.flat().forEach((level, region) => (shade.data[4 * region + 3] = 165 * (1 - level / 99)));
+  Object.assign(canvas, { width: shade.width, height: shade.height });
   canvas.getContext("2d").putImageData(shade, 0, 0);
 }
 
-async function copyText(element) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(element.textContent).then(() => true, () => false);
-  getSelection().selectAllChildren(element); // browsers offer no clipboard to a page over plain HTTP
-  return document.execCommand("copy");
+async function saveStrip(card) {
+  const image = card.querySelector("figure img");
+  const canvas = Object.assign(document.createElement("canvas"), { width: image.naturalWidth, height: image.naturalHeight });
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  const body = new FormData();
+  body.append("image", await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg")), "photo.jpg");
+  const words = JSON.parse(card.querySelectorAll(".choices li")[card.dataset.chosen].dataset.words);
+  for (const word of words) body.append("words", JSON.stringify(word));
+  const response = await fetch(results.dataset.attention, { method: "POST", body }).catch(() => null);
+  if (!response?.ok) return texts.undrawn;
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await response.blob());
+  link.download = `${card.querySelector(".name").textContent.replace(/\.\w+$/, "")}-attention.png`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-document.documentElement.classList.add("js");
-captions.querySelectorAll(".photo").forEach(enhance);
+// Runs an action; what it tells stands on the button for a while.
+function onClick(button, action) {
+  const label = [...button.childNodes];
+  button.addEventListener("click", async () => {
+    const told = await action();
+    if (!told) return;
+    button.textContent = status.textContent = told;
+    setTimeout(() => button.replaceChildren(...label), 2000);
+  });
+}
 
-input.addEventListener("change", () => {
-  add(input.files);
-  input.value = "";
+async function copyText(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => texts.copied, () => texts.uncopied);
+  const field = Object.assign(document.createElement("textarea"), { value: text }); // no clipboard over plain HTTP
+  document.body.append(field);
+  field.select();
+  const copied = document.execCommand("copy");
+  field.remove();
+  return copied ? texts.copied : texts.uncopied;
+}
+
+// Keeping what was made, for a reload of this tab
+
+function nextKey() {
+  return `photo ${1 + Math.max(0, ...savedKeys().map((key) => Number(key.slice(6))))}`;
+}
+
+function savedKeys() {
+  return Object.keys(sessionStorage)
+    .filter((key) => key.startsWith("photo "))
+    .sort((a, b) => a.slice(6) - b.slice(6));
+}
+
+function save(card, key, html = JSON.parse(sessionStorage.getItem(key))?.html) {
+  try {
+    sessionStorage.setItem(key, JSON.stringify({ html, text: card.querySelector("textarea").value, chosen: card.dataset.chosen }));
+    unsaved.delete(card);
+  } catch {
+    unsaved.add(card); // no room for it: the browser will ask before it leaves the page
+  }
+}
+
+function restore() {
+  for (const key of savedKeys()) {
+    const { html, text, chosen } = JSON.parse(sessionStorage.getItem(key));
+    const card = new DOMParser().parseFromString(html, "text/html").querySelector(".photo");
+    card.querySelector("textarea").value = text;
+    if (chosen) card.dataset.chosen = chosen;
+    captions.append(document.adoptNode(card));
+  }
+}
+
+addEventListener("beforeunload", (event) => {
+  if (active.size || unsaved.size) event.preventDefault();
 });
+
+document.querySelector("#clear").addEventListener("click", () => {
+  for (const { request } of active) request?.abort();
+  active.clear();
+  unsaved.clear();
+  sessionStorage.clear();
+});
+
+// Ways in
+
+for (const input of form.querySelectorAll("input")) {
+  input.addEventListener("change", () => {
+    add(input.files);
+    input.value = "";
+  });
+}
+
+for (const button of form.querySelectorAll(".samples button")) {
+  button.addEventListener("click", async (event) => {
+    event.preventDefault();
+    const response = await fetch(button.firstElementChild.src).catch(() => null);
+    const blob = response?.ok ? await response.blob() : new Blob();
+    add([new File([blob], `${button.value}.webp`, { type: blob.type })]);
+  });
+}
+
 document.addEventListener("paste", (event) => add(event.clipboardData.files));
+
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     if (!event.dataTransfer.types.includes("Files")) return;
@@ -160,3 +344,16 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     if (kind === "drop") add(event.dataTransfer.files);
   });
 }
+
+// The options stand in the address, where they can be kept and shared.
+options.addEventListener("submit", (event) => event.preventDefault());
+options.addEventListener("input", () => {
+  if (!options.reportValidity()) return;
+  const address = `?${new URLSearchParams(new FormData(options))}`;
+  history.replaceState(null, "", address);
+  form.action = address;
+});
+
+document.documentElement.classList.add("js");
+if (!captions.childElementCount) restore();
+captions.querySelectorAll(".photo").forEach(enhance);

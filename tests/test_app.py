@@ -1,7 +1,9 @@
 """The page and the API as a client sees them, without a browser."""
 
 import base64
+import csv
 import io
+import json
 import re
 import signal
 import socket
@@ -9,16 +11,25 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import waitress.buffers
+from babel.messages.extract import DEFAULT_KEYWORDS, extract_from_dir
+from babel.messages.mofile import read_mo
+from babel.messages.pofile import read_po
 from PIL import Image
 from werkzeug.datastructures import FileStorage
 
 import app as web
-from app import confidence, create_app, in_words, sentence
+import page
+from app import create_app
+from intake import Options
+from page import confidence, in_words, sentence
+
+WORD = {"text": "a", "probability": 1, "attention": [[0] * 7] * 7}
 
 
 def picture(seed=0, size=(120, 90), format="PNG") -> io.BytesIO:
@@ -50,8 +61,9 @@ def client(app):
 
 @pytest.fixture
 def post(client):
-    def post(*photos, to="/"):
-        return client.post(to, data={"image": list(photos)}, content_type="multipart/form-data")
+    def post(*photos, to="/", **query):
+        data = {"image": list(photos)}
+        return client.post(to, data=data, query_string=query, content_type="multipart/form-data")
 
     return post
 
@@ -81,9 +93,9 @@ def test_all_answers_are_guarded(client):
 
 
 def test_page_holds_nothing_inline_and_nothing_from_elsewhere(client, post):
-    for page in (client.get("/").text, post(photo(), broken()).text):
-        assert not re.search(r"\sstyle=|\son\w+=|<style", page)
-        for address in re.findall(r'(?:src|href|action)="([^"]*)"', page):
+    for html in (client.get("/").text, post(photo(), broken()).text, client.get("/docs").text):
+        assert not re.search(r"\sstyle=|\son\w+=|<style|<script>", html)
+        for address in re.findall(r'<(?!a )[^>]*(?:src|href|action)="([^"]*)"', html):  # a link loads nothing
             assert address.startswith(("/", "data:image/jpeg;"))
             if address.startswith("/static"):
                 assert client.get(address).status_code == 200
@@ -93,21 +105,28 @@ def test_photo_with_its_caption(app, post, generator):
     response = post(photo(name="beach.png"))
     best = expected(generator, app)
     assert response.status_code == 200
-    assert f'<h2 class="caption">{sentence(best.text)}</h2>' in response.text
+    assert f'<h2 class="caption"><span lang="en">{sentence(best.text)}</span></h2>' in response.text
+    assert (
+        f'<textarea name="text" rows="2" lang="en" autocomplete="off">{sentence(best.text)}</textarea>' in response.text
+    )
     assert f"{confidence(best)} %" in response.text
     assert "beach.png" in response.text
     for other in best.alternatives[1:]:
         assert sentence(other.text) in response.text
 
 
-def test_words_carry_where_the_model_looked(app, post, generator):
-    maps = re.findall(r'data-attention="([\d ]+)"', post(photo()).text)
-    best = expected(generator, app)
-    assert len(maps) == len(best.words)
-    for levels, word in zip(maps, best.words):
-        levels = np.array(levels.split(), float)
-        assert levels.max() == 99
-        assert np.allclose(levels / 99, word.attention.ravel() / word.attention.max(), atol=0.011)
+def test_every_choice_carries_where_the_model_looked(app, post, generator):
+    page = post(photo()).text
+    choices = [json.loads(words) for words in re.findall(r"data-words='([^']+)'", page)]
+    found = expected(generator, app).alternatives
+    assert len(choices) == len(found)
+    for words, choice in zip(choices, found):
+        assert [word["text"] for word in words] == choice.text.split()
+        for shown, word in zip(words, choice.words):
+            levels = np.array(shown["attention"])
+            assert levels.shape == (7, 7) and levels.max() == 99
+            assert np.allclose(levels / 99, word.attention / word.attention.max(), atol=0.011)
+            assert shown["probability"] == pytest.approx(word.probability, abs=0.006)
 
 
 def test_decoder_without_attention_has_plain_words(app):
@@ -115,8 +134,9 @@ def test_decoder_without_attention_has_plain_words(app):
     result = SimpleNamespace(text="dog", probability=0.25, words=[word])
     result.alternatives = [result]
     with app.test_request_context():
-        page = web.render_template("photo.html", photo={"name": "a", "source": "", "result": result})
-    assert "Dog." in page and "data-attention" not in page and "<details>" not in page
+        shown = {"name": "a", "source": "", "result": result}
+        card = web.render_template("photo.html", photo=shown, options=Options())
+    assert "Dog." in card and "data-words='null'" in card and '<details class="choices" hidden>' in card
 
 
 def test_photo_comes_back_small_and_without_what_the_camera_noted(post):
@@ -127,7 +147,7 @@ def test_photo_comes_back_small_and_without_what_the_camera_noted(post):
     file.seek(0)
     data = re.search(r'src="data:image/jpeg;base64,([^"]+)"', post(photo(file)).text)[1]
     copy = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert copy.format == "JPEG" and 448 <= min(copy.size) < max(copy.size) <= web.PREVIEW_SIDE and not copy.getexif()
+    assert copy.format == "JPEG" and 448 <= min(copy.size) < max(copy.size) <= page.PREVIEW_SIDE and not copy.getexif()
 
 
 def test_several_photos_in_order_and_one_that_fails(app, post, generator):
@@ -158,6 +178,52 @@ def test_too_many_photos(app, post):
     assert "at most 2" in response.text
 
 
+def test_options_stand_in_the_address_and_count(app, post, generator):
+    response = post(photo(), beam_width=5, alternatives=4)
+    best = generator.caption(picture(), beam_width=5, alternatives=5)
+    for shown in best.alternatives[:4]:
+        assert f'<span lang="en">{sentence(shown.text)}</span> <small>' in response.text
+    assert response.text.count("data-words=") == 4
+    assert 'action="/?beam_width=5&amp;alternatives=4"' in response.text
+    assert re.search(r'name="beam_width"[^>]*value="5"', response.text)
+    assert re.search(r'name="alternatives"[^>]*value="4"', response.text)
+
+
+@pytest.mark.parametrize("query", ["beam_width=11", "beam_width=0", "beam_width=wide", "alternatives=6"])
+@pytest.mark.parametrize(("method", "path"), [("get", "/"), ("post", "/"), ("post", "/api/captions")])
+def test_options_out_of_bounds(client, method, path, query):
+    response = client.open(f"{path}?{query}", method=method, data={"image": photo()})
+    assert response.status_code == 400
+    message = response.json["message"] if path != "/" else response.text
+    assert query.split("=")[0] + ": Input should be" in message
+
+
+@pytest.mark.parametrize("name", page.SAMPLES)
+def test_our_own_pictures(client, name):
+    response = client.post("/", data={"sample": name})
+    assert response.status_code == 200 and f"{name}.webp" in response.text and '<h2 class="caption">' in response.text
+    size = client.get(f"/static/samples/{name}.webp").content_length
+    assert 0 < size <= 10_000
+
+
+def test_downloads_hold_what_a_person_made_of_the_captions(client):
+    names, texts = ["a dog.png", "ü,b.jpg"], ['A "dog", really.\r\n', ""]
+    form = {"name": names, "text": texts, "alternatives": ["a dog|a cat", ""]}
+    response = client.post("/download?format=csv", data=form)
+    assert response.headers["Content-Disposition"] == 'attachment; filename="captions.csv"'
+    rows = list(csv.reader(io.StringIO(response.data.decode("utf-8-sig"))))
+    assert rows == [["image", "caption"], ["a dog.png", 'A "dog", really.'], ["ü,b.jpg", ""]]
+    assert client.post("/download?format=json", data=form).json == [
+        {"image": "a dog.png", "caption": 'A "dog", really.', "alternatives": ["a dog", "a cat"]},
+        {"image": "ü,b.jpg", "caption": "", "alternatives": []},
+    ]
+    assert client.post("/download?format=coco", data=form).json == [
+        {"image_id": "a dog", "caption": 'A "dog", really.'},
+        {"image_id": "ü,b", "caption": ""},
+    ]
+    assert client.post("/download?format=exe", data=form).status_code == 400
+
+
 def test_file_names_are_text(post):
     page = post(photo(name="<script>alert(1)</script>.png")).text
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
@@ -166,7 +232,7 @@ def test_file_names_are_text(post):
 def test_sentence():
     assert sentence("a dog runs") == "A dog runs."
     assert sentence("2 dogs in L.A") == "2 dogs in L.A."
-    assert sentence("") == "The model has no words for this."
+    assert sentence("") == ""
 
 
 def test_confidence():
@@ -214,6 +280,82 @@ def test_predict_refuses(post, photos, code, message):
     assert response.json["status"] == "error" and message in response.json["message"]
 
 
+def test_captions_of_several_photos(app, post, generator):
+    files = [photo(picture(1), "one.png"), broken("two.jpg"), photo(picture(3), "three.png")]
+    response = post(*files, to="/api/captions", alternatives=2)
+    assert response.status_code == 200 and response.json["status"] == "ok"
+    one, two, three = response.json["photos"]
+    assert (
+        two["image"] == "two.jpg" and "not a photo that we can read" in two["error"] and set(two) == {"image", "error"}
+    )
+    for shown, name, seed in ((one, "one.png", 1), (three, "three.png", 3)):
+        best = expected(generator, app, picture(seed))
+        assert shown["image"] == name and shown["caption"] == best.text
+        assert shown["probability"] == pytest.approx(best.probability, rel=1e-3)
+        assert [other["caption"] for other in shown["alternatives"]] == [a.text for a in best.alternatives[:2]]
+        assert set(shown["alternatives"][0]) == {"caption", "probability"}
+
+
+def test_captions_with_attention_and_its_picture(app, post, client, generator):
+    answer = post(photo(), to="/api/captions", attention="true").json["photos"][0]
+    best = expected(generator, app)
+    for shown, choice in zip(answer["alternatives"], best.alternatives):
+        assert [word["text"] for word in shown["words"]] == choice.text.split()
+        maps = np.array([word["attention"] for word in shown["words"]])
+        assert np.allclose(maps, [word.attention for word in choice.words], atol=1e-3)
+        assert np.allclose(maps.sum((1, 2)), 1, atol=1e-3)
+    words = answer["alternatives"][0]["words"]
+    response = client.post("/api/attention", data={"image": photo(), "words": list(map(json.dumps, words))})
+    assert response.status_code == 200 and response.content_type == "image/png"
+    drawn = Image.open(io.BytesIO(response.data))
+    rows = -(-(len(words) + 1) // 5)
+    assert drawn.format == "PNG" and drawn.width == 2100 and drawn.height == rows * 450
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["no json"], "words.0: Input should be a valid dictionary"),
+        ([], "words: Field required"),
+        ([WORD] * 31, "words: List should have at most 30 items"),
+        ([WORD | {"text": "$x$"}], "words.0.text: String should match"),
+        ([WORD | {"attention": [[0] * 7] * 6}], "words.0.attention: List should have at least 7 items"),
+        ([WORD | {"attention": [[float("nan")] * 7] * 7}], "words.0.attention.0.0: Input should be"),
+    ],
+)
+def test_attention_refuses(client, words, message):
+    response = client.post("/api/attention", data={"image": photo(), "words": list(map(json.dumps, words))})
+    assert response.status_code == 400 and message in response.json["message"]
+
+
+@pytest.mark.parametrize(
+    ("photos", "code", "message"),
+    [(0, 400, "field 'image'"), (["a", "b"], 415, "not a photo that we can read"), (21, 400, "at most 20")],
+)
+def test_captions_refuses(post, photos, code, message):
+    files = [broken(name) for name in photos] if isinstance(photos, list) else [photo() for _ in range(photos)]
+    response = post(*files, to="/api/captions")
+    assert response.status_code == code
+    assert set(response.json) == {"status", "message"} and message in response.json["message"]
+
+
+def test_the_api_is_described(client):
+    document = client.get("/openapi.json").json
+    assert document["openapi"].startswith("3.")
+    assert {path: list(methods) for path, methods in document["paths"].items()} == {
+        "/model/predict": ["post"], "/model/metadata": ["get"], "/api/captions": ["post"], "/api/attention": ["post"],
+    }  # fmt: skip
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            assert operation["summary"]
+            for code, answer in operation["responses"].items():
+                if code != "200":
+                    schema = answer["content"]["application/json"]["schema"]
+                    assert schema == {"$ref": "#/components/schemas/Problem"}
+    for name in ("swagger-ui.css", "swagger-ui-bundle.js"):
+        assert client.get(f"/docs/{name}").status_code == 200
+
+
 def test_metadata(client):
     answer = client.get("/model/metadata").json
     assert set(answer) == {"id", "name", "description", "type", "source", "license"}
@@ -225,18 +367,73 @@ def test_health_and_ready(client):
     assert client.get("/ready").json == {"status": "ready"}
 
 
+# Languages
+
+
+@pytest.mark.parametrize(
+    ("wanted", "language", "title"),
+    [
+        ("de-AT,de;q=0.9,en;q=0.8", "de", "Eine Beschreibung für jedes Foto"),
+        ("en-GB,de;q=0.5", "en", "A caption for every photo"),
+        ("fr", "en", "A caption for every photo"),
+        ("", "en", "A caption for every photo"),
+    ],
+)
+def test_page_speaks_the_visitors_language(client, wanted, language, title):
+    response = client.get("/", headers={"Accept-Language": wanted})
+    assert f'<html lang="{language}">' in response.text and title in response.text
+    assert response.headers["Content-Language"] == language and "Accept-Language" in response.headers["Vary"]
+
+
+def test_captions_stay_english_and_errors_do_not(app, client, generator):
+    german = {"Accept-Language": "de"}
+    response = client.post("/", data={"image": [photo(), broken()]}, headers=german)
+    assert f'<span lang="en">{sentence(expected(generator, app).text)}</span>' in response.text
+    assert "Text zum Veröffentlichen" in response.text and "kein Foto, das wir lesen können" in response.text
+    answer = client.post("/model/predict", data={"image": broken()}, headers=german)
+    assert "kein Foto, das wir lesen können" in answer.json["message"] and answer.headers["Content-Language"] == "de"
+
+
+def test_every_text_is_translated():
+    """After a change of texts: the commands are in README."""
+    root = Path(web.__file__).parent
+    folder = root / "translations" / "de" / "LC_MESSAGES"
+    with open(folder / "messages.po", "rb") as po, open(folder / "messages.mo", "rb") as mo:
+        written, compiled = read_po(po), read_mo(mo)
+    keywords = DEFAULT_KEYWORDS | {"lazy_gettext": None, "ImageError": None}
+    methods = [("captioning/images.py", "python"), ("templates/*.html", "jinja2"), ("*.py", "python")]
+    texts = {message[2] for message in extract_from_dir(root, methods, keywords=keywords, directory_filter=is_ours)}
+    messages = [message for message in written if message.id]
+    assert texts == {message.id for message in messages}
+    for message in messages:
+        assert message.string and not message.fuzzy
+        assert list(compiled[message.id].string) == list(message.string)  # letters, or singular and plural
+
+
+def is_ours(folder: str) -> bool:
+    return Path(folder).name in {"captioning", "templates"}
+
+
 # Errors
 
 
 @pytest.mark.parametrize(
     ("method", "path", "code"),
-    [("get", "/nowhere", 404), ("put", "/", 405), ("get", "/model/predict", 405), ("get", "/model/nothing", 404)],
+    [
+        ("get", "/nowhere", 404),
+        ("put", "/", 405),
+        ("get", "/model/predict", 405),
+        ("get", "/model/nothing", 404),
+        ("put", "/api/captions", 405),
+        ("get", "/api/nothing", 404),
+        ("post", "/openapi.json", 405),
+    ],
 )
 def test_wrong_address_or_method(client, method, path, code):
     response = getattr(client, method)(path)
     assert response.status_code == code
     assert ("Allow" in response.headers) == (code == 405)
-    if path.startswith("/model"):
+    if path.startswith(("/model", "/api", "/openapi")):
         assert response.json["status"] == "error" and response.json["message"]
     else:
         assert 'role="alert"' in response.text and "<form" in response.text
