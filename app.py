@@ -117,7 +117,7 @@ def read_settings(config) -> None:
         value, good = config[name], True
         if isinstance(default, list):
             good = isinstance(value, list)
-        elif isinstance(default, (int, float)):
+        elif isinstance(default, (int, float)) and not isinstance(default, bool):
             least = 0 if name in ("BATCH_WAIT", "PROXIES") else 1
             good = isinstance(value, (int, type(default))) and value >= least
         if not good:
