@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
-from keras import ops
+from keras import layers, ops
 from tqdm import tqdm
 
 from captioning import artifacts
-from captioning.backend import compiled
+from captioning.backend import frozen, inference_precision
 from captioning.images import ImageError, read_image, resize_image
 
 
@@ -81,13 +83,25 @@ class Encoder(keras.Model):
         *_, rows, columns, self.depth = self.backbone.output_shape
         self.grid = (rows, columns)
         self.regions = rows * columns
-        self.encode = compiled(self.call)
         self.built = True  # all its weights are the backbone's
 
     def call(self, images):
+        return self._features(self.backbone, images)
+
+    def _features(self, network, images):
         # Batch normalisation keeps its trained statistics even while the weights are fine-tuned.
-        maps = self.backbone(self._preprocess(ops.cast(images, "float32")), training=False)
+        maps = network(self._preprocess(ops.cast(images, "float32")), training=False)
         return ops.cast(ops.reshape(maps, (-1, self.regions, self.depth)), "float32")
+
+    @cached_property
+    def encode(self) -> Callable:
+        """``encode(images)``: the same as a call, twice as fast; uint8 only.
+
+        It is made at its first use from the weights of that moment.
+        """
+        network = fold_batch_normalisation(self.backbone, inference_precision())
+        shape = (None, self.image_size, self.image_size, 3)
+        return frozen(lambda images: self._features(network, images), shape, "uint8")
 
     @staticmethod
     def pool(features):
@@ -117,6 +131,42 @@ class Encoder(keras.Model):
 
             source.visititems(copy)
         full.unlink()
+
+
+def fold_batch_normalisation(network: keras.Model, precision: str) -> keras.Model:
+    """A copy for inference: convolutions do the work of the batch normalisation that follows them.
+
+    Args:
+        network: a functional model; normalisation in other places stays as it is.
+        precision: what the copy computes in, such as ``"bfloat16"``; the folding itself is exact to float32.
+    """
+    makers = {id(layer.output): layer for layer in network.layers}
+    uses = Counter(id(x) for layer in network.layers for x in keras.tree.flatten(layer.input))
+    following = {}  # a convolution's name → the normalisation after it
+    for layer in network.layers:
+        if isinstance(layer, layers.BatchNormalization) and uses[id(layer.input)] == 1:
+            before = makers[id(layer.input)]
+            if type(before) is layers.Conv2D:
+                following[before.name] = layer
+    folded = {norm.name for norm in following.values()}
+
+    def copy(layer):
+        config = layer.get_config() | {"dtype": precision}
+        return type(layer).from_config(config | ({"use_bias": True} if layer.name in following else {}))
+
+    def connect(layer, *arguments, **options):
+        return arguments[0] if layer.name in folded else layer(*arguments, **options)
+
+    faster = keras.models.clone_model(network, clone_function=copy, call_function=connect)
+    for layer in filter(lambda layer: layer.weights, faster.layers):
+        weights = [ops.convert_to_numpy(w).astype("float64") for w in network.get_layer(layer.name).weights]
+        if norm := following.get(layer.name):
+            kernel, bias = weights if len(weights) == 2 else (weights[0], 0.0)
+            names = {w.name: ops.convert_to_numpy(w).astype("float64") for w in norm.weights}
+            scale = names.get("gamma", 1.0) / np.sqrt(names["moving_variance"] + norm.epsilon)
+            weights = [kernel * scale, (bias - names["moving_mean"]) * scale + names.get("beta", 0.0)]
+        layer.set_weights(weights)
+    return faster
 
 
 def read_batches(paths: Mapping[str, Path], size: int, batch_size: int) -> Iterator[tuple[list, np.ndarray, dict]]:

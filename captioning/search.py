@@ -123,7 +123,7 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
         _, _, _, total, length, _, tokens, log_probabilities, maps = ops.while_loop(unfinished, grow, variables)
         return tokens, log_probabilities, maps, total / ops.power(length, length_power)
 
-    run = compiled(search)
+    run = compiled(search, xla=True)
     return lambda features: Hypotheses(*(ops.convert_to_numpy(x) for x in run(features)))
 
 

@@ -1,11 +1,19 @@
 import h5py
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from captioning import encoder as encoder_module
 from captioning.artifacts import ArtifactError
-from captioning.encoder import ENCODERS, Encoder, extract_features, load_features, read_batches
+from captioning.encoder import (
+    ENCODERS,
+    Encoder,
+    extract_features,
+    fold_batch_normalisation,
+    load_features,
+    read_batches,
+)
 
 SIZE = 64
 
@@ -46,12 +54,38 @@ def test_every_network_has_its_own_preprocessing(name, range_):
 
 
 def test_preprocessing_is_the_networks_own(encoder):
-    import keras
-
     image = np.random.default_rng(0).integers(0, 255, (1, SIZE, SIZE, 3), "uint8")
     prepared = keras.applications.resnet50.preprocess_input(image.astype("float32"))
     expected = np.asarray(encoder.backbone(prepared, training=False)).reshape(1, -1, 2048)
-    np.testing.assert_allclose(np.asarray(encoder.encode(image)), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(encoder(image)), expected, rtol=1e-4, atol=1e-4)
+
+
+def lively(network, size=SIZE):
+    """An encoder with random weights whose batch normalisation does something."""
+    encoder = Encoder(network, image_size=size)
+    random = np.random.default_rng(0)
+    for layer in encoder.backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([w * random.uniform(0.8, 1.2, w.shape) + 0.01 for w in layer.get_weights()])
+    return encoder
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
+@pytest.mark.parametrize("network", ENCODERS)
+def test_the_fast_way_gives_the_same_features(network, precision, tolerance, monkeypatch):
+    monkeypatch.setattr(encoder_module, "inference_precision", lambda: precision)
+    encoder = lively(network, max(SIZE, 75))
+    images = np.random.default_rng(0).integers(0, 256, (2, encoder.image_size, encoder.image_size, 3), "uint8")
+    expected, fast = np.asarray(encoder(images)), np.asarray(encoder.encode(images))
+    assert np.abs(fast - expected).mean() < tolerance * np.abs(expected).mean()
+    assert fast.dtype == "float32" and expected.std() > 0
+
+
+def test_the_fast_way_has_no_normalisation_left_in_a_resnet(encoder):
+    network = fold_batch_normalisation(encoder.backbone, "bfloat16")
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in network.layers)
+    assert {w.dtype for w in network.weights} == {"bfloat16"}
+    assert len(encoder.weights) == len(encoder.backbone.weights), "it is no part of the model"
 
 
 def test_weights_are_halved_and_still_the_same(encoder, tmp_path):
@@ -60,7 +94,7 @@ def test_weights_are_halved_and_still_the_same(encoder, tmp_path):
     again = Encoder("resnet50", tmp_path / "encoder.weights.h5", SIZE)
     image = np.random.default_rng(0).integers(0, 255, (1, SIZE, SIZE, 3), "uint8")
     assert Encoder.pool(again.encode(image)).shape == (1, 2048)
-    before, after = np.asarray(encoder.encode(image)), np.asarray(again.encode(image))
+    before, after = np.asarray(encoder(image)), np.asarray(again(image))
     assert np.abs(after - before).mean() < 0.01 * np.abs(before).mean()
     with h5py.File(tmp_path / "encoder.weights.h5") as file:
         kinds = set()
