@@ -137,6 +137,7 @@ class Training:
         if encoder:
             self.models.append((encoder, adam(encoder_learning_rate, encoder)))
         self._step = compiled(self._train_step)
+        self._encode = compiled(lambda images: self.encoder(images))  # `Encoder.encode` would keep the first weights
         self._predict = compiled(lambda features, tokens: self.decoder([features, tokens]))
         self._checkpoint = tf.train.Checkpoint(**{f"model{i}": m for i, (m, _) in enumerate(self.models)},
                                                **{f"optimizer{i}": o for i, (_, o) in enumerate(self.models)})
@@ -182,7 +183,7 @@ class Training:
             features = {}
             paths = {n: self.image_paths[n] for n in self.validation}
             for names, images, _ in read_batches(paths, self.encoder.image_size, 50):
-                features.update(zip(names, ops.convert_to_numpy(self.encoder.encode(images)).astype("float16")))
+                features.update(zip(names, ops.convert_to_numpy(self._encode(images)).astype("float16")))
         else:
             features = self.features
         losses = []
