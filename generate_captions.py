@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.artifacts import ArtifactError
-from captioning.encoder import Encoder
-from captioning.images import ImageError, read_image, resize_image
+from captioning.encoder import Encoder, read_batches
+from captioning.images import read_image, resize_image
 from captioning.search import Hypotheses, make_search
 from captioning.text import Tokenizer
 
@@ -120,9 +120,12 @@ class CaptionGenerator:
             self._searches[width] = make_search(
                 self.decoder, self.tokenizer, width, self.config["max_length"], self.config["length_power"]
             )
-        found = self._searches[width](ops.convert_to_tensor(features))
+        count = len(features)
+        size = 1 << (count - 1).bit_length()  # powers of two: few shapes to compile
+        rows = np.minimum(np.arange(size), count - 1)
+        found = self._searches[width](ops.take(ops.convert_to_tensor(features), rows, axis=0))
         results = []
-        for b in range(len(found.tokens)):
+        for b in range(count):
             ranked = [self._caption(found, b, k) for k in range(alternatives)]
             results.append(dataclasses.replace(ranked[0], alternatives=ranked))
         return results
@@ -154,16 +157,11 @@ def find_photos(arguments: Iterable[str]) -> list[Path]:
 def caption_files(generator: CaptionGenerator, photos: Sequence[Path], beam_width: int, alternatives: int,
                   batch_size: int = 16) -> Iterator[tuple[Path, Caption | None, str | None]]:
     """Yield (path, caption, None), or (path, None, why) for a photo that cannot be read."""
-    for start in range(0, len(photos), batch_size):
-        images, errors = {}, {}
-        for path in photos[start : start + batch_size]:
-            try:
-                images[path] = generator.prepare(path)
-            except (ImageError, OSError) as error:
-                errors[path] = str(error)
-        captions = dict(zip(images, generator.caption_batch(list(images.values()), beam_width, alternatives)))
-        for path in photos[start : start + batch_size]:
-            yield path, captions.get(path), errors.get(path)
+    batches = read_batches(dict(enumerate(photos)), generator.encoder.image_size, batch_size)
+    for numbers, images, errors in batches:
+        captions = dict(zip(numbers, generator.caption_batch(list(images), beam_width, alternatives)))
+        for number in sorted([*captions, *errors]):
+            yield photos[number], captions.get(number), errors.get(number)
 
 
 def write_captions(results: Iterable[tuple[Path, Caption | None, str | None]], kind: str, output: TextIO) -> None:

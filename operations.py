@@ -14,6 +14,7 @@ from flask_limiter.util import get_remote_address
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from waitress.channel import HTTPChannel
+from waitress.task import ErrorTask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 log = logging.getLogger("captioner.access")
@@ -115,10 +116,28 @@ def allow_origins(app: Flask) -> None:
         return response
 
 
+class Refusal(ErrorTask):
+    """What waitress refuses before the app sees it, in the form of the API's errors."""
+
+    messages = {413: "That is far more than this service takes. Choose fewer or smaller photos.",
+                431: "The headers of this request are too long."}  # fmt: skip
+
+    def execute(self):
+        error = self.request.error
+        message = self.messages.get(error.code, "This is not a request that we understand.")
+        body = json.dumps({"status": "error", "message": message}).encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
 class BoundedChannel(HTTPChannel):
     """A connection to waitress; it is closed when what all of them together upload outgrows `limit` bytes."""
 
     limit = 512 * 2**20
+    error_task_class = Refusal
 
     def received(self, data):
         channels = self.server.active_channels.values()

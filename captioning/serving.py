@@ -38,14 +38,14 @@ class _Request:
 class CaptionQueue:
     """Captions photos of many threads in batches; the same captions as one by one.
 
-    A batch is whatever has come while the one before it was computed, so that it grows with the load. It has one
-    of a few fixed sizes, which `warm_up` compiles: no request pays for that. An exception fails its own batch only.
+    A batch is whatever has come while the one before it was computed, so that it grows with the load. `warm_up`
+    compiles what batches of any size need: no request pays for that. An exception fails its own batch only.
     Photos with other options than the queue's are captioned one by one, so that a beam width is compiled once at most.
 
     Args:
         generator: a `CaptionGenerator`. From now on only this queue may use it.
         beam_width, alternatives: as for `CaptionGenerator.caption`.
-        max_batch: photos in the largest batch, a power of two.
+        max_batch: photos in the largest batch.
         max_wait: seconds that a photo waits for company when the worker is idle.
         max_waiting: photos that may wait; one more is `QueueFull`.
         on_batch: told the size of each batch and the seconds it took.
@@ -57,10 +57,11 @@ class CaptionQueue:
 
     def __init__(self, generator, beam_width: int = 3, alternatives: int = 1, max_batch: int = 16,
                  max_wait: float = 0.002, max_waiting: int = 64, on_batch: Callable[[int, float], None] | None = None):
+        if max_batch < 1 or max_waiting < 1:
+            raise ValueError("a batch and the queue need room for one photo at least")
         self.generator, self.on_batch = generator, on_batch or (lambda size, seconds: None)
         self.options = {"beam_width": beam_width, "alternatives": alternatives}
-        self.sizes = [2**n for n in range(max_batch.bit_length())]
-        self.max_wait, self.max_waiting = max_wait, max_waiting
+        self.max_batch, self.max_wait, self.max_waiting = max_batch, max_wait, max_waiting
         self.failed, self.failing = 0, False
         self._waiting: deque[_Request] = deque()
         self._changed = threading.Condition()
@@ -82,10 +83,10 @@ class CaptionQueue:
         return self._worker.is_alive()
 
     def warm_up(self) -> None:
-        """Compile every batch size; to be called before the first photo is submitted."""
+        """Compile all that batches need; to be called before the first photo is submitted."""
         side = self.generator.encoder.image_size
-        for size in self.sizes:
-            self.generator.caption_batch([np.zeros((side, side, 3), np.uint8)] * size, **self.options)
+        for doublings in range((self.max_batch - 1).bit_length() + 1):  # the search is compiled for powers of two
+            self.generator.caption_batch([np.zeros((side, side, 3), np.uint8)] * 2**doublings, **self.options)
 
     def submit(self, image: np.ndarray, gone: Callable[[], bool] = lambda: False, **options) -> Future:
         """Queue a photo that `CaptionGenerator.prepare` made; the future gives its `Caption`.
@@ -137,7 +138,7 @@ class CaptionQueue:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if self.max_wait:
-                    enough = self.sizes[-1]
+                    enough = self.max_batch
                     self._changed.wait_for(lambda: len(self._waiting) >= enough or self._closed, self.max_wait)
                 self._waiting = deque(request for request in self._waiting if not _dropped(request))
                 batch = self._alike()
@@ -148,20 +149,15 @@ class CaptionQueue:
                     return batch
 
     def _alike(self) -> list[_Request]:
-        """The photo that waits longest, and others with its options: the largest batch that they fill to three
-        quarters, so that nearly nothing is computed for nothing."""
+        """The photo that waits longest, and others with its options."""
         alike = [request for request in self._waiting if request.options == self._waiting[0].options]
-        if alike and alike[0].options != self.options:
-            return alike[:1]
-        return alike[: max([size for size in self.sizes if len(alike) >= 0.75 * size], default=0)]
+        return alike[: self.max_batch if alike and alike[0].options == self.options else 1]
 
     def _answer(self, batch: list[_Request]) -> None:
         start = time.perf_counter()
         try:
             images = [request.image for request in batch]
-            size = next(size for size in self.sizes if size >= len(batch))
-            padded = images + images[-1:] * (size - len(batch))
-            for request, caption in zip(batch, self.generator.caption_batch(padded, **batch[0].options)):
+            for request, caption in zip(batch, self.generator.caption_batch(images, **batch[0].options)):
                 request.answer.set_result(caption)
             self.failing = False
         except BaseException as error:  # whatever it was, the next batch may be better

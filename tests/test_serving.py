@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -101,11 +102,11 @@ def test_batches_give_the_same_captions_as_one_by_one(generator, queue):
     blots = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8)
     photos = [resize_image(blot, (side, side)) for blot in blots]
     alone = [generator.caption(photo) for photo in photos]
-    together = queue(generator, max_batch=4, max_wait=0.5)  # a batch of four, padded
+    together = queue(generator, max_batch=4, max_wait=0.5)  # a batch of three; the search is padded to four
     answers = [together.submit(photo) for photo in photos]
     for answer, expected in zip(answers, alone):
         assert answer.result(60).text == expected.text
-        assert answer.result().probability == pytest.approx(expected.probability, rel=1e-3)
+        assert answer.result().probability == pytest.approx(expected.probability, rel=0.02)  # bfloat16
 
 
 def test_every_thread_gets_its_own_answer_and_the_load_makes_the_batches(queue):
@@ -114,11 +115,11 @@ def test_every_thread_gets_its_own_answer_and_the_load_makes_the_batches(queue):
     with ThreadPoolExecutor(40) as clients:
         texts = list(clients.map(lambda level: captions.caption(grey(level)).text, range(200)))
     assert texts == [str(level) for level in range(200)]
-    assert len(generator.batches) < 60 and set(generator.batches) <= {1, 2, 4, 8, 16}
+    assert len(generator.batches) < 60 and max(generator.batches) <= 16
 
 
-@pytest.mark.parametrize(("waiting", "sizes"), [(1, [1]), (3, [4]), (5, [4, 1]), (6, [8]), (11, [8, 4]), (40, [16, 16, 8])])
-def test_batches_have_few_sizes_and_little_padding(waiting, sizes, queue):
+@pytest.mark.parametrize(("waiting", "sizes"), [(1, [1]), (3, [3]), (11, [11]), (40, [16, 16, 8])])
+def test_a_batch_is_all_that_waits(waiting, sizes, queue):
     generator = Brightness()
     captions = queue(generator, max_wait=0)
     busy(captions)
@@ -139,10 +140,17 @@ def test_other_options_are_captioned_one_by_one_and_hold_nobody_up(queue):
     assert generator.options[1:] == [(3, 3), (5, 3), (5, 3), (5, 3)]
 
 
-def test_warm_up_covers_every_size(queue):
+@pytest.mark.parametrize(("max_batch", "sizes"), [(1, [1]), (8, [1, 2, 4, 8]), (11, [1, 2, 4, 8, 16])])
+def test_warm_up_covers_every_size(max_batch, sizes, queue):
     generator = Brightness()
-    queue(generator, max_batch=8).warm_up()
-    assert generator.batches == [1, 2, 4, 8]
+    queue(generator, max_batch=max_batch).warm_up()
+    assert generator.batches == sizes
+
+
+@pytest.mark.parametrize("option", ["max_batch", "max_waiting"])
+def test_no_room_is_refused(option):
+    with pytest.raises(ValueError, match="room for one photo"):
+        CaptionQueue(Brightness(), **{option: 0})
 
 
 def test_full_queue_refuses_at_once(queue):
@@ -362,7 +370,7 @@ def test_other_origins(make_app):
     assert "Access-Control-Allow-Origin" not in post(open_, encoded(), Origin=stranger).headers
     assert post(open_, encoded(), Origin=friend).headers["Access-Control-Allow-Origin"] == friend
     asked = open_.test_client().options("/model/predict", headers={"Origin": friend})
-    assert "POST" in asked.headers["Access-Control-Allow-Methods"] and asked.headers["Vary"] == "Origin"
+    assert "POST" in asked.headers["Access-Control-Allow-Methods"] and "Origin" in asked.vary
 
 
 # Hostile files
@@ -486,16 +494,32 @@ def mutated(random: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_mutated_pictures(app):
-    """More of them with FUZZ_FILES=10000."""
-    random_, codes = random.Random(0), set()
-    for _ in range(int(os.environ.get("FUZZ_FILES", 300))):
+def resident() -> int:
+    """Megabytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 2**20
+
+
+def files_below(*folders) -> set:
+    return {path for folder in folders for path in Path(folder).iterdir()}
+
+
+def test_mutated_pictures(app, monkeypatch, tmp_path):
+    """No 5xx, no wait, no growth of memory or of a folder. More of them with FUZZ_FILES=10000."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folders = ROOT, ROOT / "artifacts", tmp_path, "/dev/shm"
+    random_, codes, before = random.Random(0), set(), files_below(*folders)
+    count = int(os.environ.get("FUZZ_FILES", 300))
+    for number in range(count):
+        if number == count // 3:
+            warm = resident()
         data = mutated(random_)
         start = time.perf_counter()
         codes.add(post(app, data).status_code)
         assert time.perf_counter() - start < 5
     assert codes <= {200, 413, 415, 422} and {200, 415, 422} <= codes
     assert app.test_client().get("/health").json == {"status": "ok"}
+    assert resident() < 1.05 * warm + 20
+    assert {path for path in files_below(*folders) - before if path.exists()} == set()
 
 
 @settings(max_examples=60, deadline=5000, database=None, suppress_health_check=list(HealthCheck))
@@ -577,6 +601,22 @@ def test_uploads_together_have_bounds(app, monkeypatch):
                 first.sendall(raw(bytes(2**21))[:-9])
                 until(lambda: not server.active_channels or first.recv(1) == b"")
             assert upload(address) == 200
+
+
+@pytest.mark.parametrize(("request_", "code"), [
+    (b"POST /model/predict HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n", 413),
+    (b"GET / HTTP/1.1\r\nX: " + b"x" * 2**19 + b"\r\n\r\n", 431),
+    (b"GET / HTTP/1.1\r\nContent-Length: many\r\n\r\n", 400),
+    (b"nonsense\r\n\r\n", 400),
+])  # fmt: skip
+def test_what_waitress_refuses_is_json_too(app, request_, code):
+    with serving(app) as (_, address), socket.create_connection(address) as client:
+        client.settimeout(20)
+        with suppress(ConnectionError):
+            client.sendall(request_)
+        head, body = client.makefile("rb").read().split(b"\r\n\r\n", 1)
+        assert int(head.split()[1]) == code and b"application/json" in head
+        assert json.loads(body)["status"] == "error" and json.loads(body)["message"].endswith(".")
 
 
 SLOW = """
