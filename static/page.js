@@ -13,6 +13,7 @@ const status = document.querySelector("#status");
 const texts = document.querySelector("#texts").dataset;
 const waiting = []; // {file, card, request} in the order they came
 const active = new Set();
+const kept = new Map(); // card → {key, html}: its name in sessionStorage, and what the server sent
 const unsaved = new Set(); // cards that sessionStorage has no room for
 let done = 0;
 let total = 0;
@@ -101,7 +102,10 @@ async function finish(job, card) {
   await card.querySelector("img")?.decode().catch(() => {}); // so that nothing flickers
   if (!active.delete(job)) return; // cancelled
   URL.revokeObjectURL(job.card.querySelector("img").src);
-  if (card.querySelector("textarea")) save(card, (card.dataset.key = nextKey()), card.outerHTML);
+  if (card.querySelector("textarea")) {
+    kept.set(card, { key: nextKey(), html: card.outerHTML });
+    save(card);
+  }
   replace(job.card, card);
   enhance(card);
   done += 1;
@@ -127,7 +131,7 @@ function replace(old, card) {
 
 function remove(card) {
   const neighbour = card.nextElementSibling ?? card.previousElementSibling;
-  sessionStorage.removeItem(card.dataset.key);
+  sessionStorage.removeItem(kept.get(card)?.key);
   unsaved.delete(card);
   status.textContent = say(texts.removed, { name: card.querySelector(".name").textContent });
   card.remove();
@@ -141,7 +145,7 @@ function enhance(card) {
   card.querySelector(".remove").addEventListener("click", () => remove(card));
   const field = card.querySelector("textarea");
   if (!field) return;
-  field.addEventListener("input", () => save(card, card.dataset.key));
+  field.addEventListener("input", () => save(card));
   onClick(card.querySelector(".copy"), () => copyText(field.value));
   onClick(card.querySelector(".copy-alt"), () => copyText(Object.assign(document.createElement("img"), { alt: field.value }).outerHTML));
   onClick(card.querySelector(".strip"), () => saveStrip(card));
@@ -154,7 +158,7 @@ function enhance(card) {
     button.addEventListener("click", () => {
       choose(card, choice);
       field.value = choice.querySelector("span").textContent;
-      save(card, card.dataset.key);
+      save(card);
     });
   }
   choose(card, choices[card.dataset.chosen ?? 0]);
@@ -286,7 +290,9 @@ function savedKeys() {
     .sort((a, b) => a.slice(6) - b.slice(6));
 }
 
-function save(card, key, html = JSON.parse(sessionStorage.getItem(key))?.html) {
+function save(card) {
+  const { key, html } = kept.get(card) ?? {};
+  if (!key) return; // the answer to a form that was sent without the script
   try {
     sessionStorage.setItem(key, JSON.stringify({ html, text: card.querySelector("textarea").value, chosen: card.dataset.chosen }));
     unsaved.delete(card);
@@ -302,6 +308,7 @@ function restore() {
     card.querySelector("textarea").value = text;
     if (chosen) card.dataset.chosen = chosen;
     captions.append(document.adoptNode(card));
+    kept.set(card, { key, html });
   }
 }
 

@@ -184,7 +184,7 @@ def test_options_stand_in_the_address_and_count(app, post, generator):
     for shown in best.alternatives[:4]:
         assert f'<span lang="en">{sentence(shown.text)}</span> <small>' in response.text
     assert response.text.count("data-words=") == 4
-    assert 'action="/?beam_width=5&amp;alternatives=4"' in response.text
+    assert 'action="/?beam_width=5&amp;alternatives=4#captions"' in response.text
     assert re.search(r'name="beam_width"[^>]*value="5"', response.text)
     assert re.search(r'name="alternatives"[^>]*value="4"', response.text)
 

@@ -1,113 +1,58 @@
-"""The page as a person uses it, in a real browser against a really served application."""
+"""The page as a person uses it."""
 
+import csv
 import io
-import os
+import json
 import re
-import shutil
-import threading
+from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
-from PIL import Image
-
-import app as web
-
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-)
-playwright.expect.set_options(timeout=30_000)  # the machine may be busy
+from conftest import BROKEN, PHONE, picture, upload
+from playwright.sync_api import expect
 
 LOOK = re.compile(r"^“(.+)”, (\d+) % sure\. It looked where the photo is bright\.$")
 
 
-def picture(seed=0, size=(320, 240)) -> bytes:
-    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).resize(size).save(file, "PNG")
-    return file.getvalue()
+def describe(page, *files):
+    """Chooses photos and waits until all have their answers."""
+    page.set_input_files("#photos", list(files) or [upload()])
+    done(page, len(files) or 1)
+    return page.locator(".photo").last
 
 
-def upload(name="photo.png", data=None) -> dict:
-    return {"name": name, "mimeType": "image/png", "buffer": picture() if data is None else data}
+def done(page, count):
+    expect(page.locator(".photo:not(.waiting)")).to_have_count(count)
 
 
-BROKEN = upload("notes.png", b"not a picture at all")
+def clipboard(page):
+    return page.locator("body").evaluate("() => navigator.clipboard.readText()")
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    with playwright.sync_playwright() as driver:
-        own = driver.chromium.executable_path  # where "playwright install chromium" puts one
-        path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), own)
-        if path == own and not os.path.exists(own):
-            pytest.skip("no Chromium here; install one or set CHROMIUM to its path")
-        browser = driver.chromium.launch(executable_path=path, args=FLAGS.split())
-        yield browser
-        browser.close()
+def hold(page):
+    """Holds back what goes to the server; gives the list of it, and the function that lets it go."""
+    held, free = [], []
+    page.route(lambda url: urlsplit(url).path == "/", lambda route: route.continue_() if free else held.append(route))
+
+    def release():
+        free.append(True)
+        for route in held:
+            route.continue_()
+
+    return held, release
 
 
-@pytest.fixture(scope="module")
-def address(generator):
-    listener = web.bind("127.0.0.1", 0)
-    server = web.serve(web.create_app(generator=generator), listener)
-    threading.Thread(target=server.run, daemon=True).start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server.close()
-
-
-@pytest.fixture
-def visit(chromium, address):
-    """Opens the page; at the end, the browser must have had nothing to complain about but our 4xx answers."""
-    contexts, complaints = [], []
-
-    def visit(**options):
-        context = chromium.new_context(**options)
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(address)
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert [text for text in complaints if "status of 4" not in text] == []
-
-
-@pytest.fixture
-def caption(generator):
-    """The sentence that the page should show for a picture."""
-    width = web.create_app(generator=generator).config["BEAM_WIDTH"]
-    return lambda data: web.sentence(generator.caption(data, beam_width=width, alternatives=width).text)
+# Ways in
 
 
 def test_choose_photos_and_read_their_captions(visit, caption):
     page = visit()
-    page.set_input_files("#photos", [upload("one.png", picture(1)), upload("two.png", picture(2))])
-    cards = page.locator("#captions .photo:not(.waiting)")
-    playwright.expect(cards).to_have_count(2)
-    for card, name, data in zip(cards.all(), ("one.png", "two.png"), (picture(1), picture(2))):
-        playwright.expect(card.locator("h2")).to_have_text(caption(data))
-        playwright.expect(card.locator(".name")).to_have_text(name)
+    describe(page, upload("one.png", picture(1)), upload("two.png", picture(2)))
+    for card, name, data in zip(page.locator(".photo").all(), ("one.png", "two.png"), (picture(1), picture(2))):
+        expect(card.locator("h2")).to_have_text(caption(data))
+        expect(card.locator(".name")).to_have_text(name)
+        expect(card.locator(".sure span")).to_contain_text(re.compile(r"^[A-Z][a-z ]+, \d+ %\."))
         assert card.locator("img").evaluate("image => image.naturalWidth") == 320
-    playwright.expect(page.locator("#status")).to_have_text(f"two.png: {caption(picture(2))}")
-
-
-def test_preview_is_there_at_once(visit):
-    page = visit()
-    page.route("**/*", lambda route: None)  # held back
-    page.set_input_files("#photos", [upload("one.png"), upload("two.png")])
-    waiting = page.locator(".waiting")
-    playwright.expect(waiting).to_have_count(2)
-    assert waiting.last.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
-    page.unroute("**/*")
-    playwright.expect(page.locator(".words")).to_have_count(2)
+    expect(page.get_by_role("status")).to_contain_text(re.compile(r"^[12] of 2\. (one|two)\.png: .+\.$"))
 
 
 @pytest.mark.parametrize("way", ["drop", "paste"])
@@ -123,91 +68,270 @@ def test_drop_and_paste(visit, caption, way):
         }""",
         [way, list(picture())],
     )
-    playwright.expect(page.locator(".photo h2")).to_have_text(caption(picture()))
+    expect(page.locator(".photo h2")).to_have_text(caption(picture()))
+
+
+def test_take_a_photo_with_the_phone(visit, caption):
+    page = visit(**PHONE)
+    expect(page.get_by_text("Take a photo")).to_be_visible()
+    expect(page.locator("#camera")).to_have_attribute("capture", "environment")
+    page.set_input_files("#camera", upload())
+    expect(page.locator(".photo h2")).to_have_text(caption(picture()))
+
+
+def test_our_own_picture(visit):
+    page = visit()
+    page.get_by_role("button", name="A drawn dog").click()
+    done(page, 1)
+    expect(page.locator(".photo .name")).to_have_text("dog.webp")
+    expect(page.locator(".photo h2")).to_contain_text("dog")
+
+
+# On the way
+
+
+def test_preview_and_progress_are_there_at_once(visit, shoot):
+    page = visit()
+    _held, release = hold(page)
+    page.set_input_files("#photos", [upload(f"{n}.png", picture(n)) for n in range(6)])
+    waiting = page.locator(".waiting")
+    expect(waiting).to_have_count(6)
+    for card, name in zip(waiting.all(), "012345"):
+        assert card.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
+        expect(card.get_by_role("progressbar", name=f"Progress of {name}.png")).to_be_visible()
+    expect(page.get_by_role("button", name="CSV")).to_be_disabled()
+    shoot(page, "working")
+    release()
+    done(page, 6)
+    assert page.locator(".photo .name").all_inner_texts() == [f"{n}.png" for n in range(6)]
+    expect(page.get_by_role("button", name="CSV")).to_be_enabled()
+
+
+def test_cancel_one_while_the_others_go_on(visit):
+    page = visit()
+    _held, release = hold(page)
+    page.set_input_files("#photos", [upload(f"{n}.png", picture(n)) for n in range(6)])
+    page.locator(".waiting").nth(1).get_by_role("button", name="Cancel").click()  # on its way
+    page.locator(".waiting").nth(4).get_by_role("button", name="Cancel").press("Enter")  # not yet sent
+    expect(page.get_by_role("status")).to_have_text("Removed: 5.png")
+    expect(page.locator(".waiting").nth(3).get_by_role("button", name="Cancel")).to_be_focused()
+    release()
+    done(page, 4)
+    assert page.locator(".photo .name").all_inner_texts() == ["0.png", "2.png", "3.png", "4.png"]
 
 
 def test_invalid_file_gives_a_readable_error_and_the_others_go_on(visit, caption):
     page = visit()
-    page.set_input_files("#photos", [BROKEN, upload()])
+    describe(page, BROKEN, upload())
     failed = page.locator(".photo").first
-    playwright.expect(failed).to_contain_text("This is not a photo that we can read")
-    playwright.expect(failed).to_contain_text("notes.png")
-    playwright.expect(page.locator(".photo h2").last).to_have_text(caption(picture()))
+    expect(failed).to_contain_text("This is not a photo that we can read")
+    expect(failed).to_contain_text("notes.png")
+    expect(page.locator(".photo h2").last).to_have_text(caption(picture()))
 
 
 def test_too_large_a_file_is_not_even_sent(visit):
     page = visit()
-    page.locator("form").evaluate("form => form.dataset.limit = 2 ** 20")
-    page.route("**/*", lambda route: route.abort())
-    page.set_input_files("#photos", upload(data=bytes(2**20 + 1)))
-    playwright.expect(page.locator(".failed")).to_contain_text("more than 1 MB")
+    page.locator("#upload").evaluate("form => form.dataset.limit = 2 ** 20")
+    held, _release = hold(page)
+    describe(page, upload(data=bytes(2**20 + 1)))
+    expect(page.locator(".failed")).to_contain_text("more than 32 MB")
+    assert held == []
 
 
-def test_server_that_went_away(chromium, address):
-    page = chromium.new_page()
+def test_server_that_went_away_and_came_back(chromium, address, caption):
+    page = chromium.new_page(locale="en")
     page.goto(address)
     page.route("**/*", lambda route: route.abort())
     page.set_input_files("#photos", upload())
-    playwright.expect(page.locator(".failed")).to_contain_text("The server cannot be reached")
+    expect(page.locator(".failed")).to_contain_text("The server cannot be reached")
+    page.unroute_all()
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".photo h2")).to_have_text(caption(picture()))
     page.close()
 
 
-def test_words_show_where_the_model_looked(visit):
+# A photo and its caption
+
+
+def test_words_show_where_the_model_looked(visit, shoot):
     page = visit()
-    page.set_input_files("#photos", upload())
+    describe(page)
     words, shade, text = page.locator(".words button"), page.locator("figure canvas"), page.locator(".sure span")
-    playwright.expect(text).to_contain_text("Choose a word")
-    playwright.expect(shade).to_have_css("opacity", "0")
+    expect(text).to_contain_text("Choose a word")
+    expect(shade).to_have_css("opacity", "0")
 
     words.nth(1).hover()
-    playwright.expect(text).to_have_text(LOOK)
-    playwright.expect(shade).to_have_css("opacity", "1")
+    expect(text).to_have_text(LOOK)
+    expect(shade).to_have_css("opacity", "1")
+    expect(page.locator(".legend")).to_have_css("opacity", "1")
     page.mouse.move(1, 1)
-    playwright.expect(shade).to_have_css("opacity", "0")
+    expect(shade).to_have_css("opacity", "0")
 
     words.first.focus()
     page.keyboard.press("ArrowRight")
-    playwright.expect(words.nth(1)).to_be_focused()
-    playwright.expect(text).to_contain_text(f"“{words.nth(1).inner_text()}”")
+    expect(words.nth(1)).to_be_focused()
+    expect(text).to_contain_text(f"“{words.nth(1).inner_text()}”")
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
-    playwright.expect(words.nth(1)).to_have_attribute("aria-pressed", "true")
-    playwright.expect(shade).to_have_css("opacity", "1")
-    box, photo = shade.bounding_box(), page.locator("figure img").bounding_box()
-    assert box == photo
+    expect(words.nth(1)).to_have_attribute("aria-pressed", "true")
+    expect(shade).to_have_css("opacity", "1")
+    assert shade.bounding_box() == page.locator("figure img").bounding_box()
+    shoot(page, "word")
 
 
-def test_other_captions_and_copying(visit, caption):
+def test_tap_a_word_on_a_phone(visit):
+    page = visit(**PHONE)
+    describe(page)
+    page.locator(".words button").first.tap()
+    expect(page.locator(".sure span")).to_have_text(LOOK)
+    expect(page.locator("figure canvas")).to_have_css("opacity", "1")
+
+
+def test_save_where_the_model_looked(visit):
     page = visit()
-    page.set_input_files("#photos", upload())
-    other = page.locator("details li").first
-    playwright.expect(other).to_be_hidden()
-    page.locator("summary").click()
-    playwright.expect(other).to_be_visible()
-    page.get_by_role("button", name="Copy caption").click()
-    playwright.expect(page.locator(".copy")).to_have_text("Copied")
-    assert page.locator("body").evaluate("() => navigator.clipboard.readText()") == caption(picture())
+    describe(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save where it looked").click()
+    assert download.value.suggested_filename == "photo-attention.png"
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")
 
 
-def test_keyboard_alone_reaches_everything(visit):
+def test_pick_another_caption(visit, caption):
     page = visit()
-    page.set_input_files("#photos", upload())
-    page.locator(".words").wait_for()
-    reached = []
-    for _ in range(5):
-        page.keyboard.press("Tab")
-        reached.append(page.locator(":focus").evaluate("e => e.id || e.className || e.localName"))
-    assert reached == ["brand", "photos", "button", "summary", "copy"]
+    describe(page)
+    page.get_by_text("3 captions to choose from").click()
+    choices = page.locator(".choices button")
+    expect(choices).to_have_count(3)
+    expect(choices.first).to_have_attribute("aria-pressed", "true")
+    choices.nth(1).click()
+    expect(choices.nth(1)).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_label("Text to publish")).to_have_value(caption(picture(), 1))
+    expect(page.locator(".photo h2")).to_have_text(caption(picture(), 1))
+    expect(page.locator(".words")).to_have_text(caption(picture(), 1))
+    page.locator(".words button").first.hover()
+    expect(page.locator(".sure span")).to_have_text(LOOK)
 
 
-def test_without_javascript(visit, caption):
-    page = visit(java_script_enabled=False)
+def test_edit_and_copy(visit):
+    page = visit()
+    describe(page)
+    page.get_by_label("Text to publish").fill('Rex & "Bella" <3')
+    page.get_by_role("button", name="Copy text").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert clipboard(page) == 'Rex & "Bella" <3'
+    page.get_by_role("button", name="Copy <img").click()
+    expect(page.get_by_role("status")).to_have_text("Copied")
+    markup = clipboard(page)
+    assert re.fullmatch(r'<img alt="Rex &amp; &quot;Bella&quot; (<|&lt;)3">', markup)
+    page.get_by_label("Text to publish").fill("")
+    expect(page.get_by_role("button", name="Copy <img")).to_be_visible()
+    page.get_by_role("button", name="Copy <img").click()
+    expect(page.get_by_role("button", name="Copy <img")).to_have_count(0)
+    assert clipboard(page) == '<img alt="">'
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+def test_downloads_hold_the_edited_texts(visit, caption, script):
+    page = visit(java_script_enabled=script)
+    page.set_input_files("#photos", [upload("one.png", picture(1)), BROKEN, upload("two.png", picture(2))])
+    if not script:
+        page.get_by_role("button", name="Describe them").click()
+    done(page, 3)
+    page.get_by_label("Text to publish").first.fill('Mine, "all" mine.')
+    got = {}
+    for kind in ("CSV", "JSON", "COCO"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=kind, exact=True).click()
+        got[kind] = download.value.path().read_text("utf-8-sig")
+    texts = ['Mine, "all" mine.', caption(picture(2))]
+    assert list(csv.reader(io.StringIO(got["CSV"])))[1:] == [["one.png", texts[0]], ["two.png", texts[1]]]
+    assert [(row["image"], row["caption"]) for row in json.loads(got["JSON"])] == list(zip(["one.png", "two.png"], texts))
+    assert json.loads(got["COCO"]) == [{"image_id": "one", "caption": texts[0]}, {"image_id": "two", "caption": texts[1]}]
+
+
+# Nothing is lost, nothing is kept
+
+
+def test_reload_keeps_what_was_made(visit, caption):
+    page = visit()
+    describe(page, *[upload(f"{n}.png", picture(n)) for n in range(3)])
+    page.get_by_label("Text to publish").nth(0).fill("My own words.")
+    card = page.locator(".photo").nth(2)
+    card.locator("summary").click()
+    card.locator(".choices button").nth(1).click()
+    page.locator(".photo").nth(1).get_by_role("button", name="Remove").click()
+    page.reload()
+    done(page, 2)
+    assert page.locator(".photo .name").all_inner_texts() == ["0.png", "2.png"]
+    expect(page.get_by_label("Text to publish").nth(0)).to_have_value("My own words.")
+    expect(page.get_by_label("Text to publish").nth(1)).to_have_value(caption(picture(2), 1))
+    expect(page.locator(".photo h2").nth(1)).to_have_text(caption(picture(2), 1))
+    page.locator(".words button").first.hover()
+    expect(page.locator(".sure span").first).to_have_text(LOOK)
+    assert page.locator(".photo img").first.evaluate("image => image.naturalWidth") == 320
+
+    page.get_by_role("link", name="Start again").click()
+    page.reload()
+    done(page, 0)
+    assert page.locator("body").evaluate("() => sessionStorage.length") == 0
+
+
+def test_browser_asks_before_edits_are_lost_that_it_has_no_room_for(visit):
+    page = visit()
+    page.locator("body").evaluate("() => sessionStorage.setItem('filler', 'x'.repeat(5 * 2 ** 20 - 10_000))")
+    describe(page)
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.get_by_label("Text to publish").click()  # browsers ask only those who did something
+    page.get_by_label("Text to publish").fill("My own words.")
+    page.locator("body").evaluate("() => { location.reload(); }")
+    page.wait_for_timeout(500)
+    assert asked == ["beforeunload"]
+    expect(page.get_by_label("Text to publish")).to_have_value("My own words.")
+    page.locator("body").evaluate("() => sessionStorage.clear()")
+
+
+def test_options_stand_in_the_address(visit, generator):
+    page = visit()
+    page.get_by_text("Options", exact=True).click()
+    page.get_by_label("Beam width").fill("5")
+    page.get_by_label("Captions to choose from").fill("4")
+    expect(page).to_have_url(re.compile(r"/\?beam_width=5&alternatives=4$"))
+    page.reload()
+    expect(page.get_by_label("Beam width")).to_have_value("5")
+    card = describe(page)
+    found = generator.caption(picture(), 5, 5).alternatives[:4]
+    texts = [text.lower().rstrip(".") for text in card.locator(".choices li [lang]").all_text_contents()]
+    assert texts == [choice.text.lower() for choice in found]
+
+
+# Without JavaScript
+
+
+def test_without_javascript(visit, caption, shoot):
+    page = visit("?alternatives=2", java_script_enabled=False)
     page.set_input_files("#photos", [upload("one.png"), BROKEN])
     page.get_by_role("button", name="Describe them").click()
-    playwright.expect(page.locator("h2.caption")).to_have_text(caption(picture()))
-    playwright.expect(page.locator(".photo img")).to_be_visible()
-    playwright.expect(page.locator(".failed")).to_contain_text("This is not a photo that we can read")
-    playwright.expect(page.get_by_role("button", name="Copy caption")).to_have_count(0)
+    expect(page.locator("h2.caption")).to_have_text(caption(picture()))
+    expect(page.locator(".photo img")).to_be_visible()
+    expect(page.locator(".failed")).to_contain_text("This is not a photo that we can read")
+    expect(page.get_by_label("Text to publish")).to_have_value(caption(picture()))
+    page.get_by_text("2 captions to choose from").click()
+    expect(page.locator(".choices li").nth(1)).to_contain_text(caption(picture(), 1))
+    for name in ("Copy text", "Remove", "Save where it looked", "Try again"):
+        expect(page.get_by_role("button", name=name)).to_have_count(0)
+    assert page.url.endswith("/?alternatives=2#captions")
+    shoot(page, "no script")
+
+
+def test_options_and_our_own_pictures_without_javascript(visit):
+    page = visit(java_script_enabled=False)
+    page.get_by_text("Options", exact=True).click()
+    page.get_by_label("Captions to choose from").fill("5")
+    page.get_by_role("button", name="Apply").click()
+    assert page.url.endswith("/?beam_width=3&alternatives=5")
+    page.get_by_role("button", name="A drawn beach").click()
+    expect(page.locator(".choices li")).to_have_count(5)
 
 
 def test_too_large_a_file_without_javascript(visit, tmp_path):
@@ -216,18 +340,40 @@ def test_too_large_a_file_without_javascript(visit, tmp_path):
     page = visit(java_script_enabled=False)
     page.set_input_files("#photos", file)
     page.get_by_role("button", name="Describe them").click()
-    playwright.expect(page.get_by_role("alert")).to_contain_text("more than 32 MB")
+    expect(page.get_by_role("alert")).to_contain_text("more than 32 MB")
 
 
-@pytest.mark.parametrize("width", [320, 390, 1280, 3840])
-@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
-def test_nothing_sticks_out(visit, width, script):
-    page = visit(viewport={"width": width, "height": 800}, java_script_enabled=script)
-    page.set_input_files("#photos", [upload("a-file-name-without-any-place-to-break-it" * 3 + ".png"), BROKEN])
-    if not script:
-        page.get_by_role("button", name="Describe them").click()
-    page.locator(".failed").wait_for()
-    widest = page.locator("main").evaluate(
-        "main => Math.max(...[...main.querySelectorAll('*')].map(e => e.getBoundingClientRect().right))"
+# The rest
+
+
+def test_german(visit, caption, shoot):
+    page = visit(locale="de-DE", **PHONE)
+    expect(page.locator("html")).to_have_attribute("lang", "de")
+    describe(page)
+    expect(page.locator(".photo h2 span")).to_have_attribute("lang", "en")
+    expect(page.locator(".photo h2")).to_have_text(caption(picture()))
+    expect(page.locator(".sure span")).to_contain_text("Wählen Sie ein Wort")
+    page.locator(".words button").first.tap()
+    expect(page.locator(".sure span")).to_have_text(re.compile(r"^„.+“, zu \d+ % sicher\."))
+    expect(page.get_by_role("status")).to_have_text(f"1 von 1. photo.png: {caption(picture())}")
+    shoot(page, "german phone")
+
+
+def test_first_view_is_small_and_ours(visit, address):
+    page = visit()
+    page.wait_for_load_state("networkidle")
+    loaded = page.locator("body").evaluate(
+        "() => performance.getEntries().filter(e => 'transferSize' in e).map(e => [e.name, e.transferSize])"
     )
-    assert widest <= width
+    assert len(loaded) >= 4 and all(url.startswith(address) for url, _size in loaded)
+    assert 10_000 < sum(size for _url, size in loaded) < 50_000
+
+
+def test_the_api_can_be_tried(visit, shoot):
+    page = visit("docs")
+    expect(page.locator(".opblock")).to_have_count(4)
+    page.get_by_text("/model/metadata").click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table")).to_contain_text("Image-to-Text")
+    shoot(page, "docs")

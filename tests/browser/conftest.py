@@ -1,0 +1,96 @@
+"""A real browser against a really served application. Screenshots land in test-output/."""
+
+import io
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import app as web
+from page import sentence
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
+SCREENSHOTS = Path(web.__file__).parent / "test-output"
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+
+playwright.expect.set_options(timeout=30_000)  # the machine may be busy
+
+
+def picture(seed=0, size=(320, 240)) -> bytes:
+    """A soft blot of colours, another for each seed."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize(size).save(file, "PNG")
+    return file.getvalue()
+
+
+def upload(name="photo.png", data=None) -> dict:
+    return {"name": name, "mimeType": "image/png", "buffer": picture() if data is None else data}
+
+
+BROKEN = upload("notes.png", b"not a picture at all")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    with playwright.sync_playwright() as driver:
+        own = driver.chromium.executable_path  # where "playwright install chromium" puts one
+        path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), own)
+        if path == own and not os.path.exists(own):
+            pytest.skip("no Chromium here; install one or set CHROMIUM to its path")
+        browser = driver.chromium.launch(executable_path=path, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(generator):
+    listener = web.bind("127.0.0.1", 0)
+    server = web.serve(web.create_app(generator=generator), listener)
+    threading.Thread(target=server.run, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    server.close()
+
+
+@pytest.fixture
+def visit(chromium, address):
+    """Opens the page; at the end, the browser must have had nothing to complain about but our 4xx answers."""
+    contexts, complaints = [], []
+
+    def visit(path="", **options):
+        context = chromium.new_context(**{"locale": "en-GB", **options})
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address + path)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert [text for text in complaints if "status of 4" not in text] == []
+
+
+@pytest.fixture
+def caption(generator):
+    """The sentence that the page should show for a picture."""
+    return lambda data, choice=0: sentence(generator.caption(data, 3, 3).alternatives[choice].text)
+
+
+@pytest.fixture
+def shoot():
+    """Keeps a picture of the whole page."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    return lambda page, name: page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)

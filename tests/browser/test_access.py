@@ -1,0 +1,98 @@
+"""Everybody can use the page: WCAG 2.2 AA as far as machines can tell, keyboard, sizes, motion."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from conftest import BROKEN, PHONE, picture, upload
+from playwright.sync_api import expect
+from test_page import describe, hold
+
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+
+
+def empty(page):
+    page.get_by_text("Options", exact=True).click()
+
+
+def working(page):
+    hold(page)
+    page.set_input_files("#photos", [upload(f"{n}.png") for n in range(6)])
+    expect(page.locator(".waiting")).to_have_count(6)
+
+
+def result(page):
+    describe(page)
+    page.locator("summary").nth(1).click()
+    page.locator(".words button").first.click()
+    page.mouse.move(1, 1)
+
+
+def error(page):
+    describe(page, BROKEN)
+
+
+def error_page(page):
+    page.goto(page.url + "nowhere")
+
+
+def many(page):
+    describe(page, *[upload(f"{n}.png", picture(n)) for n in range(5)], BROKEN)
+
+
+@pytest.mark.parametrize("look", [{"color_scheme": "light"}, {"color_scheme": "dark", **PHONE}], ids=["desktop", "dark phone"])
+@pytest.mark.parametrize("state", [empty, working, result, error, error_page, many])
+def test_axe_finds_nothing(visit, shoot, state, look):
+    page = visit(reduced_motion="reduce", **look)
+    state(page)
+    shoot(page, f"{state.__name__} {look['color_scheme']}")
+    found = Axe().run(page, options=RULES)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_keyboard_alone_reaches_everything_and_shows_where_it_is(visit):
+    page = visit()
+    describe(page)
+    reached = []
+    page.locator("body").evaluate("() => scrollTo(0, 0)")
+    for _ in range(14):
+        page.keyboard.press("Tab")
+        focused = page.locator(":focus")
+        reached.append(focused.evaluate("e => e.id || e.className || e.localName"))
+        ring = focused if reached[-1] != "photos" else page.locator("label[for=photos]")
+        assert ring.evaluate("e => getComputedStyle(e).outlineStyle") != "none"
+    assert reached == [
+        "brand", "photos", "summary", "plain", "plain", "plain", "clear", "button", "summary",
+        "textarea", "plain copy", "plain copy-alt", "plain strip", "plain remove",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [320, 390, 640, 1280, 3840])  # 640 is 1280 at 200 %
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+def test_nothing_sticks_out(visit, shoot, width, script):
+    page = visit("?alternatives=5", viewport={"width": width, "height": 800}, java_script_enabled=script)
+    page.set_input_files("#photos", [upload("a-file-name-without-any-place-to-break-it" * 3 + ".png"), BROKEN])
+    if not script:
+        page.get_by_role("button", name="Describe them").click()
+    expect(page.locator(".photo:not(.waiting)")).to_have_count(2)
+    for summary in page.locator("summary").all():
+        summary.click()
+    widest = page.locator("main").evaluate(
+        "main => Math.max(...[...main.querySelectorAll('*')].map(e => e.getBoundingClientRect().right))"
+    )
+    assert widest <= width
+    if script:
+        shoot(page, f"{width} wide")
+
+
+def test_targets_are_large_enough(visit):
+    page = visit(**PHONE)
+    describe(page)
+    for button in page.locator("button:visible:not(.words *), summary, .button:visible, #clear").all():
+        box = button.bounding_box()
+        assert min(box["width"], box["height"]) >= 24, button.inner_text()
+
+
+def test_reduced_motion(visit):
+    page = visit(reduced_motion="reduce")
+    working(page)
+    moving = "() => document.getAnimations().filter(a => a.effect.target.matches?.('main *')).length"
+    assert page.locator("body").evaluate(moving) == 0
