@@ -71,7 +71,7 @@ def create_app(config: dict | None = None, generator=None) -> Flask:
         MAX_PHOTOS=20,  # in a request
         MAX_FORM_PARTS=100,  # files and other fields in a request
         MAX_BATCH=16,  # photos that the model sees at once
-        BATCH_WAIT=0.002,  # seconds that a photo waits for company when the model is idle
+        BATCH_WAIT=0,  # seconds that a photo waits for company when the model is idle
         QUEUE_LENGTH=64,  # photos that wait for the model; one more is refused (503)
         REQUEST_TIMEOUT=30,  # seconds until a request gives up (503)
         RATE_LIMIT="600 per minute",  # requests with photos from one address; empty: no limit

@@ -56,7 +56,7 @@ class CaptionQueue:
     """
 
     def __init__(self, generator, beam_width: int = 3, alternatives: int = 1, max_batch: int = 16,
-                 max_wait: float = 0.002, max_waiting: int = 64, on_batch: Callable[[int, float], None] | None = None):
+                 max_wait: float = 0.0, max_waiting: int = 64, on_batch: Callable[[int, float], None] | None = None):
         if max_batch < 1 or max_waiting < 1:
             raise ValueError("a batch and the queue need room for one photo at least")
         self.generator, self.on_batch = generator, on_batch or (lambda size, seconds: None)
