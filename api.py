@@ -13,7 +13,7 @@ import numpy as np
 from flask import abort, current_app, jsonify, render_template, send_from_directory
 from flask_babel import gettext as _
 from flask_openapi import FileStorage, OpenAPI
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from captioning.figures import plot_attention
 from captioning.images import ImageError
@@ -57,6 +57,8 @@ Row = Annotated[list[Annotated[float, Field(ge=0, le=99)]], Field(min_length=7, 
 
 
 class Word(BaseModel):
+    model_config = ConfigDict(strict=True)
+
     text: str = Field(pattern=r"^[A-Za-z0-9'-]{1,40}$")
     probability: Probability
     attention: list[Row] = Field(
@@ -90,7 +92,11 @@ class OnePhoto(BaseModel):
 
 
 class Photos(BaseModel):
-    image: list[FileStorage] = Field(min_length=1, description="One or several photos.")
+    image: list[FileStorage] = Field(
+        min_length=1,
+        description="One or several photos.",
+        json_schema_extra={"maxItems": 20},  # MAX_PHOTOS; more are refused with a better sentence than pydantic's
+    )
 
 
 class CaptionOptions(Options):
@@ -99,8 +105,16 @@ class CaptionOptions(Options):
 
 class AttentionForm(OnePhoto):
     words: list[Word] = Field(
-        min_length=1, max_length=30, description="The `words` of an alternative from /api/captions?attention=true."
+        min_length=1,
+        max_length=30,
+        description="The `words` of an alternative from /api/captions?attention=true, as one JSON text.",
     )
+
+    @field_validator("words", mode="before")
+    @classmethod
+    def join(cls, texts: list):
+        """Of a repeated field, too, one list."""
+        return [word for text in texts for word in (text if isinstance(text, list) else [text])]
 
 
 PROBLEMS = dict.fromkeys((400, 413, 415, 422, 429, 500, 503), Problem)

@@ -246,8 +246,7 @@ async function saveStrip(card) {
   canvas.getContext("2d").drawImage(image, 0, 0);
   const body = new FormData();
   body.append("image", await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg")), "photo.jpg");
-  const words = JSON.parse(card.querySelectorAll(".choices li")[card.dataset.chosen].dataset.words);
-  for (const word of words) body.append("words", JSON.stringify(word));
+  body.append("words", card.querySelectorAll(".choices li")[card.dataset.chosen].dataset.words);
   const response = await fetch(results.dataset.attention, { method: "POST", body }).catch(() => null);
   if (!response?.ok) return texts.undrawn;
   const link = document.createElement("a");

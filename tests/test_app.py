@@ -305,7 +305,7 @@ def test_captions_with_attention_and_its_picture(app, post, client, generator):
         assert np.allclose(maps, [word.attention for word in choice.words], atol=1e-3)
         assert np.allclose(maps.sum((1, 2)), 1, atol=1e-3)
     words = answer["alternatives"][0]["words"]
-    response = client.post("/api/attention", data={"image": photo(), "words": list(map(json.dumps, words))})
+    response = client.post("/api/attention", data={"image": photo(), "words": json.dumps(words)})
     assert response.status_code == 200 and response.content_type == "image/png"
     drawn = Image.open(io.BytesIO(response.data))
     rows = -(-(len(words) + 1) // 5)
