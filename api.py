@@ -69,6 +69,7 @@ class Word(BaseModel):
 class Choice(BaseModel):
     caption: str = Field(description="In lower case, without full stop.")
     probability: Probability = Field(description="Of all its words, and of ending there.")
+    confidence: Probability = Field(description="How much of the caption people can be expected to say too.")
     words: list[Word] | None = Field(None, description="Only where attention was asked for, and the model has it.")
 
 
@@ -78,6 +79,7 @@ class PhotoResult(BaseModel):
     image: str = Field(description="The file's name.")
     caption: str | None = None
     probability: Probability | None = None
+    confidence: Probability | None = None
     alternatives: list[Choice] | None = Field(None, description="The best one first; it is the caption.")
     error: str | None = None
 
@@ -189,12 +191,16 @@ def captions(query: CaptionOptions, form: Photos):
         if "answer" in photo:
             found = wait(photo.pop("answer")).alternatives[: query.shown]
             choices = [describe(choice, query.attention) for choice in found]
-            photo |= {key: choices[0][key] for key in ("caption", "probability")} | {"alternatives": choices}
+            photo |= {key: choices[0][key] for key in ("caption", "probability", "confidence")} | {"alternatives": choices}
     return jsonify(status="ok", photos=photos)
 
 
 def describe(choice, attention: bool) -> dict:
-    described = {"caption": choice.text, "probability": float(choice.probability)}
+    described = {
+        "caption": choice.text,
+        "probability": float(choice.probability),
+        "confidence": float(choice.confidence),
+    }
     if attention and choice.words and choice.words[0].attention is not None:
         described["words"] = [
             {"text": w.text, "probability": float(w.probability), "attention": w.attention.tolist()}

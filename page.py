@@ -4,7 +4,6 @@ import base64
 import csv
 import io
 import json
-import math
 from pathlib import Path
 from typing import Literal
 
@@ -120,10 +119,8 @@ def sentence(text: str) -> str:
 
 
 def confidence(result) -> int:
-    """How sure the model was of each word, in per cent: the geometric mean."""
-    if not result.words:
-        return 0
-    return round(100 * math.prod(word.probability for word in result.words) ** (1 / len(result.words)))
+    """How sure the model is, in per cent."""
+    return round(100 * result.confidence)
 
 
 def in_words(percent: int) -> str:

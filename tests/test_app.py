@@ -131,7 +131,7 @@ def test_every_choice_carries_where_the_model_looked(app, post, generator):
 
 def test_decoder_without_attention_has_plain_words(app):
     word = SimpleNamespace(text="dog", probability=0.5, attention=None)
-    result = SimpleNamespace(text="dog", probability=0.25, words=[word])
+    result = SimpleNamespace(text="dog", probability=0.25, confidence=0.5, words=[word])
     result.alternatives = [result]
     with app.test_request_context():
         shown = {"name": "a", "source": "", "result": result}
@@ -236,9 +236,7 @@ def test_sentence():
 
 
 def test_confidence():
-    words = [SimpleNamespace(probability=p) for p in (0.9, 0.1)]
-    assert confidence(SimpleNamespace(words=words)) == 30
-    assert confidence(SimpleNamespace(words=[])) == 0
+    assert confidence(SimpleNamespace(confidence=0.296)) == 30
     assert [in_words(percent) for percent in (100, 60, 59, 0)] == ["Quite sure", "Quite sure", "Fairly sure", "A guess"]
 
 
@@ -292,8 +290,9 @@ def test_captions_of_several_photos(app, post, generator):
         best = expected(generator, app, picture(seed))
         assert shown["image"] == name and shown["caption"] == best.text
         assert shown["probability"] == pytest.approx(best.probability, rel=1e-3)
+        assert shown["confidence"] == pytest.approx(best.confidence, abs=1e-3)
         assert [other["caption"] for other in shown["alternatives"]] == [a.text for a in best.alternatives[:2]]
-        assert set(shown["alternatives"][0]) == {"caption", "probability"}
+        assert set(shown["alternatives"][0]) == {"caption", "probability", "confidence"}
 
 
 def test_captions_with_attention_and_its_picture(app, post, client, generator):

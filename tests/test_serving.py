@@ -58,7 +58,7 @@ class Brightness:
         assert self.gate.wait(30)
         if self.fail:
             raise RuntimeError("secret")
-        captions = [SimpleNamespace(text=str(int(image.mean())), probability=0.5, words=[]) for image in images]
+        captions = [SimpleNamespace(text=str(int(image.mean())), probability=0.5, confidence=0.5, words=[]) for image in images]
         return [SimpleNamespace(**vars(caption), alternatives=[caption]) for caption in captions]
 
 
