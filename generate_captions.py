@@ -155,7 +155,7 @@ def find_photos(arguments: Iterable[str]) -> list[Path]:
 
 
 def caption_files(generator: CaptionGenerator, photos: Sequence[Path], beam_width: int, alternatives: int,
-                  batch_size: int = 16) -> Iterator[tuple[Path, Caption | None, str | None]]:
+                  batch_size: int = 32) -> Iterator[tuple[Path, Caption | None, str | None]]:
     """Yield (path, caption, None), or (path, None, why) for a photo that cannot be read."""
     batches = read_batches(dict(enumerate(photos)), generator.encoder.image_size, batch_size)
     for numbers, images, errors in batches:
