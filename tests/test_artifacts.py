@@ -1,6 +1,10 @@
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ from captioning.decoder import build_decoder
 from captioning.encoder import Encoder
 from captioning.text import Tokenizer
 from generate_captions import CaptionGenerator
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +144,25 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_pickle(tmp_path / "x.pkl", "new")
     assert read_pickle(tmp_path / "x.pkl") == "old"
+
+
+WRITER = """
+import sys
+from captioning.artifacts import write_pickle
+
+for n in range(10**9):
+    write_pickle(sys.argv[1], [n] * 300_000)
+    print(n, flush=True)
+"""
+
+
+@pytest.mark.parametrize("milliseconds", [1, 7, 20])
+def test_a_killed_writer_leaves_a_whole_file(milliseconds, tmp_path):
+    path = tmp_path / "state.pkl"
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, "-c", WRITER, path], cwd=ROOT, stdout=subprocess.PIPE) as writer:
+            writer.stdout.readline()
+            time.sleep(milliseconds / 1000)
+            writer.kill()
+        values = read_pickle(path)
+        assert len(values) == 300_000 and len(set(values)) == 1
