@@ -19,7 +19,7 @@ COPY static static
 COPY translations translations
 COPY artifacts artifacts
 RUN .venv/bin/python -m compileall -q ./*.py captioning
-ENV PATH=/app/.venv/bin:$PATH HOME=/tmp TMPDIR=/dev/shm HOST=0.0.0.0 PORT=8000 \
+ENV PATH=/app/.venv/bin:$PATH HOME=/tmp TMPDIR=/dev/shm MPLCONFIGDIR=/dev/shm HOST=0.0.0.0 PORT=8000 \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 TF_CPP_MIN_LOG_LEVEL=2
 USER 1000
 EXPOSE 8000
