@@ -80,11 +80,6 @@ class CaptionGenerator:
         encoder, decoder, tokenizer, config = artifacts.load(folder)
         return cls(encoder, decoder, tokenizer, config)
 
-    def warm_up(self, beam_width: int = 3) -> None:
-        """Compile everything one photo needs, so that the first caption is as fast as the next."""
-        size = self.encoder.image_size
-        self.caption(np.zeros((size, size, 3), np.uint8), beam_width)
-
     def caption(self, photo, beam_width: int = 3, alternatives: int = 1) -> Caption:
         """Caption one photo.
 

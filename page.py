@@ -23,7 +23,7 @@ PREVIEW_SIDE = 800  # pixels, at most, of the longer side of the photo that is s
 
 CONFIDENCE = {  # from so many per cent on
     60: lazy_gettext("Quite sure"),
-    40: lazy_gettext("Fairly sure"),
+    45: lazy_gettext("Fairly sure"),
     0: lazy_gettext("A guess"),
 }
 

@@ -3,10 +3,10 @@
 Both decoders follow one protocol, used alike by teacher forcing and by search:
 
 - ``start(features)`` → ``memory, state``: what stays the same for an image,
-  and the LSTM's state ``(h, c)``, each (B, 1, U);
+  and the state of the LSTMs, each part (B, 1, U), first the output h of the one that says the word;
 - ``step(memory, state, inputs)`` → ``context, attention, state``: one word further,
   for (B, C, E) embedded words, C captions (or beams) an image at once;
-- ``logits(state_h, context, inputs)`` → (..., V).
+- ``logits(h, context, inputs)`` → (..., V).
 """
 
 from __future__ import annotations
@@ -114,53 +114,6 @@ class LSTMDecoder(Decoder):
 
 @keras.saving.register_keras_serializable(package)
 class AttentionDecoder(Decoder):
-    """An LSTM that looks at the regions before each word, with a gate on what it sees.
-
-    Show, Attend and Tell (Xu et al., 2015, arXiv:1502.03044): soft attention,
-    the gate β, and an output layer that sees the word before, the state and
-    the context.
-    """
-
-    attends = True
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.project = layers.Dense(self.units, activation="relu", name="project")
-        self.keys = layers.Dense(self.units // 2, name="keys")
-        self.query = layers.Dense(self.units // 2, use_bias=False, name="query")
-        self.energy = layers.Dense(1, use_bias=False, name="energy")
-        self.gate = layers.Dense(self.units, activation="sigmoid", name="gate")
-        self.context_gates = layers.Dense(4 * self.units, use_bias=False, name="context_gates")
-        self.start_hidden = layers.Dense(self.units, activation="tanh", name="start_hidden")
-        self.start_cell = layers.Dense(self.units, activation="tanh", name="start_cell")
-        self.output_hidden = layers.Dense(self.units, name="output_hidden")
-        self.output_context = layers.Dense(self.units, use_bias=False, name="output_context")
-        self.output_words = layers.Dense(self.units, use_bias=False, name="output_words")
-
-    def start(self, features, training=False):
-        features = self.input_dropout(ops.cast(features, self.compute_dtype), training=training)
-        values = self.project(features)
-        mean = ops.mean(values, axis=1, keepdims=True)
-        return (values, self.keys(values)), (self.start_hidden(mean), self.start_cell(mean))
-
-    def step(self, memory, state, words):
-        values, keys = memory
-        hidden, cell = state
-        query = self.query(hidden)
-        energy = self.energy(ops.tanh(ops.expand_dims(keys, 1) + ops.expand_dims(query, 2)))[..., 0]
-        attention = ops.softmax(energy, axis=-1)  # (B, C, R)
-        context = self.gate(hidden) * ops.matmul(attention, values)
-        gates = self.input_gates(words) + self.context_gates(context) + self.recurrent_gates(hidden)
-        hidden, cell = self.lstm(gates, cell)
-        return context, attention, (hidden, cell)
-
-    def combine(self, hidden, context, words):
-        # The words pass through a layer of their own: added as they are, the tied embedding would ask for them again.
-        return ops.tanh(self.output_hidden(hidden) + self.output_context(context) + self.output_words(words))
-
-
-@keras.saving.register_keras_serializable(package)
-class TopDownDecoder(Decoder):
     """Two LSTMs: one looks at the regions before each word, the other says the word.
 
     Bottom-Up and Top-Down Attention (Anderson et al., 2018, arXiv:1707.07998), with the gate on what is seen of
@@ -210,14 +163,23 @@ class TopDownDecoder(Decoder):
         return ops.tanh(self.output_hidden(hidden) + self.output_context(context))
 
 
-DECODERS = {"lstm": LSTMDecoder, "attention": AttentionDecoder, "topdown": TopDownDecoder}
+DECODERS = {"lstm": LSTMDecoder, "attention": AttentionDecoder}
 
 
-def build_decoder(name: str, vocabulary_size: int, regions: int, depth: int, **settings) -> Decoder:
-    """A new, built decoder by its name in ``config.pkl``: ``lstm`` or ``attention``."""
+def build_decoder(name: str, vocabulary_size: int, regions: int, depth: int, precision: str = "float32",
+                  **settings) -> Decoder:
+    """A new, built decoder by its name in ``config.pkl``: ``lstm`` or ``attention``.
+
+    ``precision`` is for training, as the `Encoder`'s; what is saved and loaded again computes in float32.
+    """
     if name not in DECODERS:
         raise ValueError(f"unknown decoder {name!r}; known: {', '.join(DECODERS)}")
-    decoder = DECODERS[name](vocabulary_size, regions, depth, name=name, **settings)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        decoder = DECODERS[name](vocabulary_size, regions, depth, name=name, **settings)
+    finally:
+        keras.config.set_dtype_policy(before)
     build(decoder)
     return decoder
 

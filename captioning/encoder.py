@@ -252,6 +252,7 @@ def extract_features(encoder: Encoder, image_paths: Mapping[str, Path], path: Pa
         if old.get("fingerprint") == fingerprint and np.load(array_path, mmap_mode="r").shape == shape:
             index = old
     if index["done"] == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.lib.format.open_memmap(array_path, "w+", "float16", shape).flush()
         artifacts.write_pickle(path, index)
     if index["done"] < len(image_paths):

@@ -179,8 +179,8 @@ class CiderReward:
         references: image name → reference captions, of the training split.
         end_token: count the end of a caption as a word, in the references too. Without it, self-critical
             training learns captions that break off ("a man with a"), because an ending earns nothing.
-        brevity_penalty: multiply by BLEU's, against the mean length of the references. CIDEr alone is content
-            with captions two words shorter than people's.
+        brevity_penalty: multiply by BLEU's, against one word less than the references have on average. CIDEr alone
+            is content with captions two words shorter than people's.
 
     >>> reward = CiderReward({"dog.jpg": ["a dog runs"], "cat.jpg": ["a cat sleeps"]})
     >>> reward.reward(["dog.jpg", "dog.jpg"], ["a dog", "a cat"]).round(2)
@@ -238,7 +238,7 @@ class CiderReward:
             total += penalty * sum(p / (a * b) for p, a, b in zip(products, norms, reference_norms) if p)
         if self._brevity_penalty:
             expected = sum(reference_length for *_, reference_length in references) / len(references)
-            total *= math.exp(min(0.0, 1 - (expected + 1) / (length + 1)))
+            total *= math.exp(min(0.0, 1 - expected / (length + 1)))
         return 10 * total / 4 / len(references)
 
 

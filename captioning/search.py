@@ -20,6 +20,11 @@ from captioning.text import Tokenizer
 MAX_LENGTH = 20  # words; 98 % of Flickr8k's captions are shorter
 LENGTH_POWER = 0.7  # hypotheses are compared by log probability / length ** LENGTH_POWER
 IMPOSSIBLE = -1e9
+FUNCTION_WORDS = """
+a an the some other another and or with without of in on at to for from by as is are be has have 's , that which who where
+while it its he him his she her they them their one two three there up down out off over under near next behind between
+through along across around against above into onto toward towards away front side top back
+""".split()  # what a caption may say more than once
 
 
 class Hypotheses(NamedTuple):
@@ -44,7 +49,8 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
     Each beam grows by its likeliest words; the ``beam_width`` best of all
     survive, finished ones among them, compared by their log probability
     divided by length ** ``length_power`` (length normalisation, Wu et al.,
-    2016, arXiv:1609.08144, in its plain form). It stops early when all are
+    2016, arXiv:1609.08144, in its plain form). A caption says a word once,
+    but for `FUNCTION_WORDS`. It stops early when all are
     finished; a hypothesis that reaches ``max_length`` ends there.
 
     Returns a function of features (B, R, D) float to `Hypotheses`. It is
@@ -57,6 +63,8 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
     if not 1 <= beam_width <= words:
         raise ValueError(f"beam width must be between 1 and {words}, not {beam_width}")
     allowed = sayable(tokenizer, decoder.vocabulary_size)
+    may_repeat = {tokenizer.pad, tokenizer.end} | {tokenizer.word_index.get(word) for word in FUNCTION_WORDS}
+    once = np.array([0.0 if i in may_repeat else IMPOSSIBLE for i in range(decoder.vocabulary_size)], "float32")
     only_pad = np.full(decoder.vocabulary_size, IMPOSSIBLE, "float32")
     only_pad[tokenizer.pad] = 0.0
     K, T, V = beam_width, max_length, decoder.vocabulary_size
@@ -75,6 +83,7 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
             0,
             ops.full((B, K), tokenizer.start, "int32"),
             state,
+            ops.zeros((B, K, V), "float32"),  # IMPOSSIBLE for what may not be said again
             ops.zeros((B, K), "float32") + first,  # sum of log probabilities
             ops.zeros((B, K), "float32"),  # words so far, the end token counted
             ops.zeros((B, K), "bool"),  # finished
@@ -83,13 +92,13 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
             ops.zeros((B, K, T, R), "float32"),
         )
 
-        def unfinished(t, last, state, total, length, done, *_):
+        def unfinished(t, last, state, said, total, length, done, *_):
             return ops.logical_and(t < T, ops.logical_not(ops.all(done)))
 
-        def grow(t, last, state, total, length, done, tokens, log_probabilities, maps):
+        def grow(t, last, state, said, total, length, done, tokens, log_probabilities, maps):
             embedded = decoder.embed(last)
             context, attention, state = decoder.step(memory, state, embedded)
-            log_p = ops.log_softmax(decoder.logits(state[0], context, embedded) + allowed)  # (B, K, V)
+            log_p = ops.log_softmax(decoder.logits(state[0], context, embedded) + allowed) + said  # (B, K, V)
             log_p = ops.where(done[..., None], only_pad, log_p)
             grown = ops.where(done, length, length + 1)
             candidates = (total[..., None] + log_p) / ops.power(grown, length_power)[..., None]
@@ -112,6 +121,7 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
                 t + 1,
                 word,
                 tuple(map(follow, state)),
+                follow(said) + once * ops.one_hot(word, V),
                 follow(total) + gained,
                 follow(grown),
                 ops.logical_or(was_done, word == tokenizer.end),
@@ -120,17 +130,18 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
                 maps,
             )
 
-        _, _, _, total, length, _, tokens, log_probabilities, maps = ops.while_loop(unfinished, grow, variables)
+        _, _, _, _, total, length, _, tokens, log_probabilities, maps = ops.while_loop(unfinished, grow, variables)
         return tokens, log_probabilities, maps, total / ops.power(length, length_power)
 
     run = compiled(search, xla=True)
     return lambda features: Hypotheses(*(ops.convert_to_numpy(x) for x in run(features)))
 
 
-def make_sampler(decoder: Decoder, tokenizer: Tokenizer, samples: int, max_length: int = MAX_LENGTH):
+def make_sampler(decoder: Decoder, tokenizer: Tokenizer, samples: int, max_length: int = MAX_LENGTH,
+                 temperature: float = 1.0):
     """Compile random sampling: features (B, R, D) → tokens (B, samples, T) int32, drawn word by word.
 
-    Used by self-critical training.
+    The lower the ``temperature``, the more often the likeliest words are drawn. Used by self-critical training.
     """
     allowed = sayable(tokenizer, decoder.vocabulary_size)
     seeds = keras.random.SeedGenerator(0)
@@ -145,7 +156,7 @@ def make_sampler(decoder: Decoder, tokenizer: Tokenizer, samples: int, max_lengt
         for _ in range(max_length):
             embedded = decoder.embed(last)
             context, _, state = decoder.step(memory, state, embedded)
-            scores = decoder.logits(state[0], context, embedded) + allowed
+            scores = decoder.logits(state[0], context, embedded) / temperature + allowed
             drawn = keras.random.categorical(ops.reshape(scores, (-1, decoder.vocabulary_size)), 1, "int32", seeds)
             last = ops.where(done, tokenizer.pad, ops.reshape(drawn, (B, samples)))
             done = ops.logical_or(done, last == tokenizer.end)

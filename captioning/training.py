@@ -237,20 +237,24 @@ class SelfCriticalTraining(Training):
     (that baseline: Luo, 2020, arXiv:2003.09971). The reward is CIDEr with a
     brevity penalty. Starts from a decoder trained by teacher forcing, on features.
 
-    Args: as for `Training`; ``samples`` captions are drawn for each image.
+    Args: as for `Training`; ``samples`` captions are drawn for each image, at
+    ``temperature``: after label smoothing, every tenth word drawn at 1 would be
+    any word at all.
     """
 
-    def __init__(self, *args, samples: int = 5, **kwargs):
+    def __init__(self, *args, samples: int = 5, temperature: float = 0.5, **kwargs):
         super().__init__(*args, label_smoothing=0.0, **kwargs)
-        self.settings["samples"] = samples
-        self.sample = make_sampler(self.decoder, self.tokenizer, samples)
+        self.settings |= {"samples": samples, "temperature": temperature}
+        self.temperature = temperature
+        self.sample = make_sampler(self.decoder, self.tokenizer, samples, temperature=temperature)
         self.reward = CiderReward(self.train, end_token=True, brevity_penalty=True)
         self.samples = samples
 
     def _loss(self, features, tokens, weights):
         # The captions come from the decoder without dropout and special tokens; so must their probabilities, or what
         # is never drawn, such as the unknown token, would take all the probability that bad captions lose.
-        logits = self.decoder([features, tokens[..., :-1]]) + sayable(self.tokenizer, self.decoder.vocabulary_size)
+        logits = self.decoder([features, tokens[..., :-1]]) / self.temperature
+        logits += sayable(self.tokenizer, self.decoder.vocabulary_size)
         return caption_loss(logits, tokens[..., 1:], weights)
 
     def batches(self, epoch):

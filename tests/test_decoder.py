@@ -71,3 +71,13 @@ def test_lstm_step_against_keras():
 def test_unknown_decoder_names_the_known_ones():
     with pytest.raises(ValueError, match="gru.*lstm.*attention"):
         build_decoder("gru", 11, 4, 6)
+
+
+def test_trained_in_bfloat16_it_is_saved_in_float32(tmp_path):
+    decoder = build_decoder("attention", 11, 4, 6, units=8, precision="mixed_bfloat16")
+    assert decoder.project.compute_dtype == "bfloat16"
+    decoder.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    assert again.project.compute_dtype == "float32"
+    difference = np.asarray(again(list(example()))) - np.asarray(decoder(list(example())))
+    assert np.abs(difference).max() < 0.02

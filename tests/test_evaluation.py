@@ -219,11 +219,11 @@ def test_reward_takes_an_image_many_times_and_new_words():
 
 
 def test_reward_falls_with_brevity():
-    """By BLEU's brevity penalty, against the mean length of the references."""
+    """By BLEU's brevity penalty, against one word less than the mean length of the references."""
     references = {"1": ["a dog runs in the snow", "a dog runs in the tall grass"], "2": ["a cat"]}
     texts = ["a dog runs", "a dog runs in the tall white grass"]
     plain, brief = (CiderReward(references, brevity_penalty=b).reward(["1", "1"], texts) for b in (False, True))
-    assert brief[0] == pytest.approx(plain[0] * math.exp(1 - 6.5 / 3))
+    assert brief[0] == pytest.approx(plain[0] * math.exp(1 - 5.5 / 3))
     assert brief[1] == plain[1] > 0
     assert CiderReward(references, brevity_penalty=True).reward(["1"], [""]) == 0
 

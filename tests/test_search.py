@@ -8,7 +8,7 @@ from captioning.decoder import DECODERS, build_decoder
 from captioning.search import make_sampler, make_search
 from captioning.text import Tokenizer
 
-TOKENIZER = Tokenizer.fit(["a b c"], minimum_count=1)
+TOKENIZER = Tokenizer.fit(["a in on"], minimum_count=1)  # words that may come more than once
 REGIONS, DEPTH = 4, 6
 
 
@@ -51,7 +51,7 @@ def test_width_one_is_greedy(decoder, features):
 
 def test_wide_beam_finds_what_exhaustive_search_finds(decoder, features):
     T, power = 3, 0.7
-    words = [TOKENIZER.word_index[w] for w in "abc"]
+    words = [TOKENIZER.word_index[w] for w in ("a", "in", "on")]
     sentences = [s + (TOKENIZER.end,) for n in range(T) for s in itertools.product(words, repeat=n)]
     sentences += list(itertools.product(words, repeat=T))
     tokens = np.full((5, len(sentences), T), TOKENIZER.pad)
@@ -106,6 +106,18 @@ def test_no_special_token_in_a_caption(decoder, features):
         end = row.index(TOKENIZER.end) if TOKENIZER.end in row else len(row)
         assert not specials & set(row[:end])
         assert set(row[end + 1 :]) <= {TOKENIZER.pad}
+
+
+def test_a_word_that_carries_meaning_is_said_once(features):
+    tokenizer = Tokenizer.fit(["a dog a cat"], minimum_count=1)
+    decoder = build_decoder("attention", len(tokenizer), REGIONS, DEPTH, units=8)
+    wanted = np.zeros(len(tokenizer), "float32")
+    wanted[[tokenizer.word_index[w] for w in ("a", "dog", "cat")]] = 5.0, 9.0, 7.0
+    decoder.word_bias.assign(wanted)
+    found = make_search(decoder, tokenizer, 2, max_length=6)(features)
+    for tokens in found.tokens[:, 0]:
+        assert sorted(tokenizer.words(tokens)) == ["a", "a", "a", "a", "cat", "dog"]
+    assert (found.log_probabilities > -20).all()
 
 
 @pytest.mark.parametrize("width", [0, 100])

@@ -3,7 +3,7 @@
 from captioning.datasets import load_dataset
 from captioning.evaluation import score_captions
 
-FLOORS = {"BLEU-1": 60, "BLEU-4": 20, "CIDEr": 50, "ROUGE-L": 44}
+FLOORS = {"BLEU-1": 60, "BLEU-4": 20, "CIDEr": 55, "ROUGE-L": 45}
 
 
 def test_scores_on_real_photos_stay_above_a_floor(generator, flickr8k):
