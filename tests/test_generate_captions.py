@@ -3,14 +3,16 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from captioning.images import ImageError
-from conftest import ROOT
 from generate_captions import Caption, find_photos, main, write_captions
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")

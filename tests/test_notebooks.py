@@ -2,14 +2,16 @@
 
 import json
 import os
+from pathlib import Path
 
 import papermill
 import pytest
 
 from captioning.artifacts import read_pickle
-from conftest import ROOT
 from generate_captions import CaptionGenerator
 from scenes import draw_dataset
+
+ROOT = Path(__file__).parent.parent
 
 
 def run(name, folder, **parameters):
