@@ -13,6 +13,7 @@ import re
 import subprocess
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
@@ -136,16 +137,13 @@ def agreement(captions: Mapping[str, str], references: Mapping[str, Sequence[str
     The share of its words that are in one of the reference captions, each counted by how much it tells: the
     logarithm of how few images of ``training`` (image name → captions) have it in their captions.
     """
-    counts: dict[str, int] = {}
-    for texts in training.values():
-        for word in set(" ".join(_reference_texts(texts)).split()):
-            counts[word] = counts.get(word, 0) + 1
+    counts = Counter(word for texts in training.values() for word in set(" ".join(_reference_texts(texts)).split()))
     hypotheses, truths = _pairs(captions, references)
     result = {}
     for name, [caption] in hypotheses.items():
-        said = set(" ".join(truths[name]).split())
-        tells = {word: math.log((len(training) + 1) / counts.get(word, 1)) for word in caption.split()}
-        result[name] = sum(tells[w] for w in caption.split() if w in said) / (sum(map(tells.get, caption.split())) or 1)
+        words, said = caption.split(), set(" ".join(truths[name]).split())
+        tells = {word: math.log((len(training) + 1) / max(counts[word], 1)) for word in words}
+        result[name] = sum(tells[word] for word in words if word in said) / (sum(tells[word] for word in words) or 1)
     return result
 
 
