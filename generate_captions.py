@@ -12,14 +12,14 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
 import keras
 import numpy as np
-from keras import ops
 from tqdm import tqdm
 
 from captioning import artifacts
@@ -68,7 +68,6 @@ class CaptionGenerator:
 
     def __init__(self, encoder: Encoder, decoder: keras.Model, tokenizer: Tokenizer, config: dict):
         self.encoder, self.decoder, self.tokenizer, self.config = encoder, decoder, tokenizer, config
-        self._searches: dict = {}
 
     @classmethod
     def load(cls, folder: str | Path = "artifacts") -> CaptionGenerator:
@@ -106,21 +105,19 @@ class CaptionGenerator:
         size = (self.encoder.image_size, self.encoder.image_size)
         return resize_image(read_image(photo, min_size=size), size)
 
+    @cached_property
+    def _search(self) -> Callable:
+        return make_search(
+            self.decoder, self.tokenizer, self.config["max_length"], self.config["length_power"], frozen=True
+        )
+
     def search(self, features, beam_width: int = 3, alternatives: int = 1) -> list[Caption]:
         """Captions for features (B, R, D)."""
         if not 1 <= alternatives <= MAX_BEAM_WIDTH or not 1 <= beam_width <= MAX_BEAM_WIDTH:
             raise ValueError(f"beam width and alternatives must be between 1 and {MAX_BEAM_WIDTH}")
-        width = max(beam_width, alternatives)
-        if width not in self._searches:
-            self._searches[width] = make_search(
-                self.decoder, self.tokenizer, width, self.config["max_length"], self.config["length_power"]
-            )
-        count = len(features)
-        size = 1 << (count - 1).bit_length()  # powers of two: few shapes to compile
-        rows = np.minimum(np.arange(size), count - 1)
-        found = self._searches[width](ops.take(ops.convert_to_tensor(features), rows, axis=0))
+        found = self._search(features, max(beam_width, alternatives))
         results = []
-        for b in range(count):
+        for b in range(len(features)):
             ranked = [self._caption(found, b, k) for k in range(alternatives)]
             results.append(dataclasses.replace(ranked[0], alternatives=ranked))
         return results

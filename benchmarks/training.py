@@ -103,9 +103,9 @@ def main():
             samples = images * CAPTIONS * (WORDS + 1)
             slow = seconds(one_prefix(decoder), repeated, prefixes) * samples / len(prefixes)
             rows.append((f"{name}: one epoch, one sample a prefix ({slow / epoch:.0f} times as long)", slow))
+        search = make_search(decoder, tokenizer, MAX_LENGTH, frozen=True)
         for width in (1, 3, 5):
-            search = make_search(decoder, tokenizer, width, MAX_LENGTH)
-            each = seconds(lambda f, s=search: s(f).scores, features) / BATCH
+            each = seconds(lambda f, s=search, w=width: s(f, w).scores, features) / BATCH
             rows.append((f"{name}: captions for 1,000 photos from features, beam {width}", each * 1000))
 
     print(f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, {images:,} images an epoch")

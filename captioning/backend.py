@@ -1,10 +1,16 @@
-"""The one place that knows which Keras backend and which processor runs: compiling a function."""
+"""The one place that knows which Keras backend runs: compiling a function."""
 
-import re
+import contextlib
+import ctypes
+import gc
+import logging
+import os
+import threading
 from collections.abc import Callable
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
+import numpy as np
 
 
 def compiled(function: Callable, xla: bool = False) -> Callable:
@@ -24,26 +30,60 @@ def compiled(function: Callable, xla: bool = False) -> Callable:
     return function
 
 
-def frozen(function: Callable, shape: tuple, dtype: str) -> Callable:
-    """``function`` of one array, compiled with the weights it reads, as they are now.
+def quantized(function: Callable, shape: tuple, dtype: str) -> Callable:
+    """``function``, compiled for inference by LiteRT with the weights it reads as they are now, rounded to int8.
 
-    The backend brings constant weights into the processor's order once, variables at each call. ``shape`` may begin
-    with None: one compilation for every batch size.
+    Args:
+        function: of one tensor, to a tuple of tensors, all of one item: their shapes begin with 1.
+        shape, dtype: of the tensor.
+
+    Returns a function of a batch, an array (B, …), to a list of arrays (B, …). One item gets all processors; of
+    several, each processor takes the next. To be called from one thread at a time.
     """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+    if keras.backend.backend() != "tensorflow":
+        return compiled(function)
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
 
-        traced = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(shape, dtype))
-        graph = convert_variables_to_constants_v2(traced)
-        return lambda array: graph(tf.constant(array, dtype))[0]
-    return compiled(function)
+    logging.getLogger("absl").addFilter(lambda record: "trackable_obj" not in record.getMessage())  # nothing to track
+    traced = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(shape, dtype))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
+    converter.experimental_enable_resource_variables = False  # constants all, inside loops too
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    model = converter.convert()
+    _return_freed_memory()
+
+    def interpreter(threads):
+        one = Interpreter(model_content=model, num_threads=threads)
+        one.allocate_tensors()
+        (into,) = one.get_input_details()
+        results = [detail["index"] for detail in one.get_output_details()]
+
+        def run(item):
+            one.set_tensor(into["index"], np.asarray(item, dtype))
+            one.invoke()
+            return [one.get_tensor(index) for index in results]
+
+        return run
+
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    alone, pool, mine = interpreter(min(processors, 8)), ThreadPoolExecutor(processors), threading.local()
+
+    def run_one_of_several(item):
+        if not hasattr(mine, "run"):
+            mine.run = interpreter(1)
+        return mine.run(item)
+
+    def run(batch):
+        items = [batch[i : i + 1] for i in range(len(batch))]
+        results = [alone(*items)] if len(items) == 1 else pool.map(run_one_of_several, items)
+        return [np.concatenate(parts) for parts in zip(*results)]
+
+    return run
 
 
-def inference_precision() -> str:
-    """``bfloat16`` where the processor multiplies it in hardware, else ``float32``."""
-    try:
-        flags = re.findall(r"\w+", Path("/proc/cpuinfo").read_text().split("\n\n")[0])
-    except OSError:  # not Linux
-        flags = []
-    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
+def _return_freed_memory() -> None:
+    """Conversion needs a gigabyte for a moment, which glibc keeps unless it is asked."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

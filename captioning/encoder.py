@@ -17,7 +17,7 @@ from keras import layers, ops
 from tqdm import tqdm
 
 from captioning import artifacts
-from captioning.backend import frozen, inference_precision
+from captioning.backend import quantized
 from captioning.images import ImageError, read_image, resize_image
 
 
@@ -95,13 +95,14 @@ class Encoder(keras.Model):
 
     @cached_property
     def encode(self) -> Callable:
-        """``encode(images)``: the same as a call, twice as fast; uint8 only.
+        """``encode(images)``: the same as a call within 4 %, four times as fast; uint8 only.
 
         It is made at its first use from the weights of that moment.
         """
-        network = fold_batch_normalisation(self.backbone, inference_precision())
-        shape = (None, self.image_size, self.image_size, 3)
-        return frozen(lambda images: self._features(network, images), shape, "uint8")
+        network = fold_batch_normalisation(self.backbone)
+        shape = (1, self.image_size, self.image_size, 3)
+        run = quantized(lambda images: (self._features(network, images),), shape, "uint8")
+        return lambda images: run(images)[0]
 
     @staticmethod
     def pool(features):
@@ -133,12 +134,11 @@ class Encoder(keras.Model):
         full.unlink()
 
 
-def fold_batch_normalisation(network: keras.Model, precision: str) -> keras.Model:
+def fold_batch_normalisation(network: keras.Model) -> keras.Model:
     """A copy for inference: convolutions do the work of the batch normalisation that follows them.
 
     Args:
         network: a functional model; normalisation in other places stays as it is.
-        precision: what the copy computes in, such as ``"bfloat16"``; the folding itself is exact to float32.
     """
     makers = {id(layer.output): layer for layer in network.layers}
     uses = Counter(id(x) for layer in network.layers for x in keras.tree.flatten(layer.input))
@@ -151,7 +151,7 @@ def fold_batch_normalisation(network: keras.Model, precision: str) -> keras.Mode
     folded = {norm.name for norm in following.values()}
 
     def copy(layer):
-        config = layer.get_config() | {"dtype": precision}
+        config = layer.get_config() | {"dtype": "float32"}
         return type(layer).from_config(config | ({"use_bias": True} if layer.name in following else {}))
 
     def connect(layer, *arguments, **options):

@@ -6,6 +6,7 @@ Both run as one graph with no Python a word. The decoder's protocol is in
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from captioning.backend import compiled
+from captioning.backend import compiled, quantized
 from captioning.decoder import Decoder
 from captioning.text import Tokenizer
 
@@ -42,8 +43,8 @@ class Hypotheses(NamedTuple):
     scores: np.ndarray
 
 
-def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_length: int = MAX_LENGTH,
-                length_power: float = LENGTH_POWER) -> Callable[[np.ndarray], Hypotheses]:
+def make_search(decoder: Decoder, tokenizer: Tokenizer, max_length: int = MAX_LENGTH,
+                length_power: float = LENGTH_POWER, frozen: bool = False) -> Callable[[np.ndarray, int], Hypotheses]:
     """Compile beam search for a decoder; beam width 1 is greedy search.
 
     Each beam grows by its likeliest words; the ``beam_width`` best of all
@@ -53,39 +54,37 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
     but for `FUNCTION_WORDS`. It stops early when all are
     finished; a hypothesis that reaches ``max_length`` ends there.
 
-    Returns a function of features (B, R, D) float to `Hypotheses`. It is
-    traced once for each shape of features.
+    Returns a function of features (B, R, D) float and the beam width to
+    `Hypotheses`, compiled at the first use of a width. It follows the decoder's weights as they change; or, if
+    ``frozen``, it keeps them as they are then, rounded to eight bits, and is
+    several times as fast.
 
-    Raises:
+    Raises (that function):
         ValueError: the beam width is below 1 or beyond the vocabulary.
     """
     words = decoder.vocabulary_size - 3  # pad, start and unknown are never said
-    if not 1 <= beam_width <= words:
-        raise ValueError(f"beam width must be between 1 and {words}, not {beam_width}")
     allowed = sayable(tokenizer, decoder.vocabulary_size)
     may_repeat = {tokenizer.pad, tokenizer.end} | {tokenizer.word_index.get(word) for word in FUNCTION_WORDS}
     once = np.array([0.0 if i in may_repeat else IMPOSSIBLE for i in range(decoder.vocabulary_size)], "float32")
     only_pad = np.full(decoder.vocabulary_size, IMPOSSIBLE, "float32")
     only_pad[tokenizer.pad] = 0.0
-    K, T, V = beam_width, max_length, decoder.vocabulary_size
+    T, V = max_length, decoder.vocabulary_size
 
-    def search(features):
+    def search(features, K):
         memory, state = decoder.start(features)
         B = ops.shape(features)[0]
         state = tuple(ops.repeat(s, K, axis=1) for s in state)
         R = decoder.regions if decoder.attends else 0
         first_rows = K * ops.arange(B)[:, None]
-
-        # All beams start alike, so that only the first may grow at first.
-        first = np.full((1, K), IMPOSSIBLE, "float32")
-        first[0, 0] = 0.0
+        empty = ops.zeros((B, K), "float32")
         variables = (
             0,
             ops.full((B, K), tokenizer.start, "int32"),
             state,
             ops.zeros((B, K, V), "float32"),  # IMPOSSIBLE for what may not be said again
-            ops.zeros((B, K), "float32") + first,  # sum of log probabilities
-            ops.zeros((B, K), "float32"),  # words so far, the end token counted
+            # The sum of log probabilities. All beams start alike, so that only the first may grow at first.
+            empty + IMPOSSIBLE * ops.cast(ops.arange(K) > 0, "float32"),
+            empty,  # words so far, the end token counted
             ops.zeros((B, K), "bool"),  # finished
             ops.full((B, K, T), tokenizer.pad, "int32"),
             ops.zeros((B, K, T), "float32"),
@@ -131,10 +130,24 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_len
             )
 
         _, _, _, _, total, length, _, tokens, log_probabilities, maps = ops.while_loop(unfinished, grow, variables)
-        return tokens, log_probabilities, maps, total / ops.power(length, length_power)
+        results = tokens, log_probabilities, total / ops.power(length, length_power)
+        return (*results, maps) if decoder.attends else results
 
-    run = compiled(search, xla=True)
-    return lambda features: Hypotheses(*(ops.convert_to_numpy(x) for x in run(features)))
+    @functools.cache
+    def compile_for(width):
+        if frozen:
+            shape = (1, decoder.regions, decoder.settings["depth"])
+            return quantized(lambda features: search(features, width), shape, "float32")
+        return compiled(lambda features: search(features, width), xla=True)
+
+    def checked(features, beam_width):
+        if not 1 <= beam_width <= words:
+            raise ValueError(f"beam width must be between 1 and {words}, not {beam_width}")
+        tokens, log_probabilities, scores, *maps = (ops.convert_to_numpy(x) for x in compile_for(beam_width)(features))
+        attention = maps[0] if maps else np.zeros((*tokens.shape, 0), "float32")
+        return Hypotheses(tokens, log_probabilities, attention, scores)
+
+    return checked
 
 
 def make_sampler(decoder: Decoder, tokenizer: Tokenizer, samples: int, max_length: int = MAX_LENGTH,

@@ -38,9 +38,9 @@ class _Request:
 class CaptionQueue:
     """Captions photos of many threads in batches; the same captions as one by one.
 
-    A batch is whatever has come while the one before it was computed, so that it grows with the load. `warm_up`
-    compiles what batches of any size need: no request pays for that. An exception fails its own batch only.
-    Photos with other options than the queue's are captioned one by one, so that a beam width is compiled once at most.
+    A batch is whatever has come while the one before it was computed, so that it grows with the load; photos of one
+    batch have the same options. `warm_up` compiles what batches of any size need: no request pays for that. An
+    exception fails its own batch only.
 
     Args:
         generator: a `CaptionGenerator`. From now on only this queue may use it.
@@ -83,10 +83,10 @@ class CaptionQueue:
         return self._worker.is_alive()
 
     def warm_up(self) -> None:
-        """Compile all that batches need; to be called before the first photo is submitted."""
+        """Compile and run the model, for one photo and for several; to be called before the first photo is submitted."""
         side = self.generator.encoder.image_size
-        for doublings in range((self.max_batch - 1).bit_length() + 1):  # the search is compiled for powers of two
-            self.generator.caption_batch([np.zeros((side, side, 3), np.uint8)] * 2**doublings, **self.options)
+        for photos in (1, self.max_batch):
+            self.generator.caption_batch([np.zeros((side, side, 3), np.uint8)] * photos, **self.options)
 
     def submit(self, image: np.ndarray, gone: Callable[[], bool] = lambda: False, **options) -> Future:
         """Queue a photo that `CaptionGenerator.prepare` made; the future gives its `Caption`.
@@ -151,7 +151,7 @@ class CaptionQueue:
     def _alike(self) -> list[_Request]:
         """The photo that waits longest, and others with its options."""
         alike = [request for request in self._waiting if request.options == self._waiting[0].options]
-        return alike[: self.max_batch if alike and alike[0].options == self.options else 1]
+        return alike[: self.max_batch]
 
     def _answer(self, batch: list[_Request]) -> None:
         start = time.perf_counter()

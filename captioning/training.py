@@ -78,16 +78,6 @@ def augment(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.asarray(picture)
 
 
-def caption_all(search: Callable, features: Mapping, names: list[str], tokenizer: Tokenizer, batch_size: int = 50) -> dict:
-    """Image name → best caption, for features in a mapping."""
-    captions = {}
-    for start in range(0, len(names), batch_size):
-        batch = names[start : start + batch_size]
-        found = search(np.stack([features[n] for n in batch]))
-        captions.update((n, tokenizer.decode(t[0])) for n, t in zip(batch, found.tokens))
-    return captions
-
-
 class Training:
     """One training run that can be interrupted and resumed.
 
@@ -123,7 +113,7 @@ class Training:
             "encoder": [encoder_learning_rate, checksum(encoder)] if encoder else None,
         }
         self.steps = -(-len(train) // batch_size)
-        self.greedy = make_search(decoder, tokenizer, 1)
+        self.search = make_search(decoder, tokenizer)
 
         def adam(rate, model):
             schedule = keras.optimizers.schedules.CosineDecay(
@@ -190,7 +180,11 @@ class Training:
         for names, tokens in caption_batches(self.validation, self.tokenizer, self.batch_size, 0, 0):
             logits = self._predict(np.stack([features[n] for n in names]), tokens[..., :-1])
             losses.append(float(caption_loss(logits, tokens[..., 1:], self._mask(tokens))))
-        self.captions = caption_all(self.greedy, features, list(self.validation), self.tokenizer)
+        names = list(self.validation)
+        for start in range(0, len(names), 50):
+            batch = names[start : start + 50]
+            found = self.search(np.stack([features[n] for n in batch]), 1)
+            self.captions.update((n, self.tokenizer.decode(t[0])) for n, t in zip(batch, found.tokens))
         return {"val_loss": float(np.mean(losses)), "val_CIDEr": cider(self.captions, self.validation)}
 
     def run(self, on_epoch: Callable[[int, dict], None] | None = None) -> dict[str, list[float]]:

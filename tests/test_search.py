@@ -37,7 +37,7 @@ def teacher_forced(decoder, features, tokens):
 
 
 def test_width_one_is_greedy(decoder, features):
-    found = make_search(decoder, TOKENIZER, 1, max_length=6)(features)
+    found = make_search(decoder, TOKENIZER, max_length=6)(features, 1)
     tokens = np.full((5, 1, 6), TOKENIZER.pad)
     for b, image in enumerate(features):
         said = [TOKENIZER.start]
@@ -61,37 +61,52 @@ def test_wide_beam_finds_what_exhaustive_search_finds(decoder, features):
     scores = log_p.sum(-1) / (tokens != TOKENIZER.pad).sum(-1) ** power
     best = scores.argmax(axis=1)
     # The vocabulary sets how wide a beam may be; four is wide enough for these few sentences.
-    found = make_search(decoder, TOKENIZER, 4, max_length=T, length_power=power)(features)
+    found = make_search(decoder, TOKENIZER, max_length=T, length_power=power)(features, 4)
     assert found.tokens[:, 0].tolist() == [tokens[b, k].tolist() for b, k in enumerate(best)]
     np.testing.assert_allclose(found.scores[:, 0], scores.max(axis=1), rtol=1e-4)
 
 
 def test_word_probabilities_are_those_of_teacher_forcing(decoder, features):
-    found = make_search(decoder, TOKENIZER, 3, max_length=6)(features)
+    found = make_search(decoder, TOKENIZER, max_length=6)(features, 3)
     said = found.tokens != TOKENIZER.pad
     expected = teacher_forced(decoder, features, found.tokens) * said
     np.testing.assert_allclose(found.log_probabilities, expected, atol=1e-4)
 
 
-def test_batch_gives_what_single_images_give(decoder, features):
-    search = make_search(decoder, TOKENIZER, 3, max_length=8)
-    together = search(features)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_batch_gives_what_single_images_give(decoder, features, frozen):
+    search = make_search(decoder, TOKENIZER, max_length=8, frozen=frozen)
+    together = search(features, 3)
     for b in range(len(features)):
-        alone = search(features[b : b + 1])
+        alone = search(features[b : b + 1], 3)
         assert alone.tokens[0].tolist() == together.tokens[b].tolist()
         np.testing.assert_allclose(alone.scores[0], together.scores[b], rtol=1e-4)
         np.testing.assert_allclose(alone.attention[0], together.attention[b], atol=1e-5)
 
 
+def test_frozen_search_finds_the_same_and_keeps_its_weights(decoder, features):
+    search, frozen = (make_search(decoder, TOKENIZER, max_length=6, frozen=frozen) for frozen in (False, True))
+    for width in (3, 1):
+        expected, found = search(features, width), frozen(features, width)
+        assert found.tokens.tolist() == expected.tokens.tolist()  # weights this small are not rounded
+        for one, other in zip(found[1:], expected[1:]):
+            np.testing.assert_allclose(one, other, atol=1e-3)
+    before = decoder.word_bias.numpy()
+    decoder.word_bias.assign(before + 10 * np.arange(len(before)))
+    assert frozen(features, 1).tokens.tolist() == expected.tokens.tolist()
+    assert search(features, 1).tokens.tolist() != expected.tokens.tolist()
+    decoder.word_bias.assign(before)
+
+
 def test_alternatives_are_distinct_and_ranked(decoder, features):
-    found = make_search(decoder, TOKENIZER, 4, max_length=6)(features)
+    found = make_search(decoder, TOKENIZER, max_length=6)(features, 4)
     for tokens, scores in zip(found.tokens, found.scores):
         assert len({tuple(t) for t in tokens}) == 4
         assert (np.diff(scores) <= 1e-6).all()
 
 
 def test_attention_sums_to_one_for_each_word(decoder, features):
-    found = make_search(decoder, TOKENIZER, 2, max_length=6)(features)
+    found = make_search(decoder, TOKENIZER, max_length=6)(features, 2)
     if decoder.attends:
         np.testing.assert_allclose(found.attention.sum(-1), found.tokens != TOKENIZER.pad, atol=1e-5)
     else:
@@ -101,7 +116,7 @@ def test_attention_sums_to_one_for_each_word(decoder, features):
 def test_no_special_token_in_a_caption(decoder, features):
     specials = {TOKENIZER.pad, TOKENIZER.start, TOKENIZER.unknown}
     samples = ops.convert_to_numpy(make_sampler(decoder, TOKENIZER, 50, max_length=6)(features)).reshape(-1, 6)
-    beams = make_search(decoder, TOKENIZER, 4, max_length=6)(features).tokens.reshape(-1, 6)
+    beams = make_search(decoder, TOKENIZER, max_length=6)(features, 4).tokens.reshape(-1, 6)
     for row in (*samples.tolist(), *beams.tolist()):
         end = row.index(TOKENIZER.end) if TOKENIZER.end in row else len(row)
         assert not specials & set(row[:end])
@@ -114,13 +129,13 @@ def test_a_word_that_carries_meaning_is_said_once(features):
     wanted = np.zeros(len(tokenizer), "float32")
     wanted[[tokenizer.word_index[w] for w in ("a", "dog", "cat")]] = 5.0, 9.0, 7.0
     decoder.word_bias.assign(wanted)
-    found = make_search(decoder, tokenizer, 2, max_length=6)(features)
+    found = make_search(decoder, tokenizer, max_length=6)(features, 2)
     for tokens in found.tokens[:, 0]:
         assert sorted(tokenizer.words(tokens)) == ["a", "a", "a", "a", "cat", "dog"]
     assert (found.log_probabilities > -20).all()
 
 
 @pytest.mark.parametrize("width", [0, 100])
-def test_impossible_beam_width(decoder, width):
+def test_impossible_beam_width(decoder, features, width):
     with pytest.raises(ValueError, match="beam width"):
-        make_search(decoder, TOKENIZER, width)
+        make_search(decoder, TOKENIZER)(features, width)
