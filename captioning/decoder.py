@@ -6,7 +6,7 @@ Both decoders follow one protocol, used alike by teacher forcing and by search:
   and the state of the LSTMs, each part (B, 1, U), first the output h of the one that says the word;
 - ``step(memory, state, inputs)`` → ``context, attention, state``: one word further,
   for (B, C, E) embedded words, C captions (or beams) an image at once;
-- ``logits(h, context, inputs)`` → (..., V).
+- ``logits(h, context)`` → (..., V).
 """
 
 from __future__ import annotations
@@ -50,17 +50,15 @@ class Decoder(keras.Model):
         )
         self.input_dropout = layers.Dropout(input_dropout)
         self.output_dropout = layers.Dropout(dropout)
-        self.input_gates = layers.Dense(4 * units, name="input_gates")  # the LSTM's kernel and bias
-        self.recurrent_gates = layers.Dense(
-            4 * units, use_bias=False, kernel_initializer="orthogonal", name="recurrent_gates"
-        )
+        self.gates = layers.Dense(4 * units, name="gates")  # of the LSTM that says the word
+        self.output_layer = layers.Dense(units, activation="tanh", name="output")
         self.word_bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="word_bias")
 
     def get_config(self):
         return {"name": self.name, **self.settings}
 
     def lstm(self, gates, cell):
-        """One step of an LSTM from its summed gate inputs (…, 4U) and its cell (…, U)."""
+        """One step of an LSTM from its gates (…, 4U), before their sigmoid and tanh, and its cell (…, U)."""
         i, f, g, o = ops.split(gates, 4, axis=-1)
         cell = ops.sigmoid(f + 1.0) * cell + ops.sigmoid(i) * ops.tanh(g)
         return ops.sigmoid(o) * ops.tanh(cell), cell
@@ -69,9 +67,10 @@ class Decoder(keras.Model):
         """(…) int → (…, U)."""
         return self.input_dropout(self.embedding(tokens), training=training)
 
-    def logits(self, hidden, context, words, training=False):
+    def logits(self, hidden, context, training=False):
         """Scores of the next word (…, V), from an output layer tied to the embedding (Press and Wolf, 2017)."""
-        output = self.output_dropout(self.combine(hidden, context, words), training=training)
+        said = self.output_layer(ops.concatenate([hidden, context], axis=-1))
+        output = self.output_dropout(said, training=training)
         scores = ops.matmul(output, ops.cast(ops.transpose(self.embedding.embeddings), output.dtype))
         return ops.cast(scores, "float32") + ops.cast(self.word_bias, "float32")
 
@@ -86,7 +85,7 @@ class Decoder(keras.Model):
             context, _, state = self.step(memory, state, words[:, :, t])
             hidden.append(state[0])
             contexts.append(context)
-        return self.logits(ops.stack(hidden, axis=2), ops.stack(contexts, axis=2), words, training=training)
+        return self.logits(ops.stack(hidden, axis=2), ops.stack(contexts, axis=2), training=training)
 
 
 @keras.saving.register_keras_serializable(package)
@@ -96,20 +95,17 @@ class LSTMDecoder(Decoder):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.image = layers.Dense(self.units, name="image")
-        self.output_layer = layers.Dense(self.units, name="output")
 
     def start(self, features, training=False):
         pooled = self.input_dropout(ops.mean(ops.cast(features, self.compute_dtype), axis=1, keepdims=True), training=training)
-        zero = ops.zeros_like(self.image(pooled))
-        return (), self.lstm(self.input_gates(self.image(pooled)), zero)
+        image = self.image(pooled)
+        zero = ops.zeros_like(image)
+        return (), self.lstm(self.gates(ops.concatenate([image, zero], axis=-1)), zero)
 
     def step(self, memory, state, words):
         hidden, cell = state
-        hidden, cell = self.lstm(self.input_gates(words) + self.recurrent_gates(hidden), cell)
-        return ops.zeros_like(hidden[..., :0]), None, (hidden, cell)
-
-    def combine(self, hidden, context, words):
-        return self.output_layer(hidden)
+        hidden, cell = self.lstm(self.gates(ops.concatenate([words, hidden], axis=-1)), cell)
+        return hidden[..., :0], None, (hidden, cell)
 
 
 @keras.saving.register_keras_serializable(package)
@@ -126,18 +122,10 @@ class AttentionDecoder(Decoder):
         super().__init__(*args, **kwargs)
         self.project = layers.Dense(self.units, activation="relu", name="project")
         self.keys = layers.Dense(self.units, name="keys")
-        self.query = layers.Dense(self.units, use_bias=False, name="query")
+        self.query_and_gate = layers.Dense(2 * self.units, name="query_and_gate")
         self.energy = layers.Dense(1, use_bias=False, name="energy")
-        self.gate = layers.Dense(self.units, activation="sigmoid", name="gate")
         self.image_gates = layers.Dense(4 * self.units, use_bias=False, name="image_gates")
-        self.language_gates = layers.Dense(4 * self.units, use_bias=False, name="language_gates")
-        self.context_gates = layers.Dense(4 * self.units, name="context_gates")
-        self.attended_gates = layers.Dense(4 * self.units, use_bias=False, name="attended_gates")
-        self.language_recurrent_gates = layers.Dense(
-            4 * self.units, use_bias=False, kernel_initializer="orthogonal", name="language_recurrent_gates"
-        )
-        self.output_hidden = layers.Dense(self.units, name="output_hidden")
-        self.output_context = layers.Dense(self.units, use_bias=False, name="output_context")
+        self.looking_gates = layers.Dense(4 * self.units, name="looking_gates")  # of the LSTM that looks
 
     def start(self, features, training=False):
         features = self.input_dropout(ops.cast(features, self.compute_dtype), training=training)
@@ -149,18 +137,14 @@ class AttentionDecoder(Decoder):
     def step(self, memory, state, words):
         values, keys, image_gates = memory
         hidden, cell, looking, looking_cell = state
-        gates = image_gates + self.input_gates(words) + self.language_gates(hidden) + self.recurrent_gates(looking)
+        gates = image_gates + self.looking_gates(ops.concatenate([words, hidden, looking], axis=-1))
         looking, looking_cell = self.lstm(gates, looking_cell)
-        query = self.query(looking)
+        query, gate = ops.split(self.query_and_gate(looking), 2, axis=-1)
         energy = self.energy(ops.tanh(ops.expand_dims(keys, 1) + ops.expand_dims(query, 2)))[..., 0]
         attention = ops.softmax(energy, axis=-1)  # (B, C, R)
-        context = self.gate(looking) * ops.matmul(attention, values)
-        gates = self.context_gates(context) + self.attended_gates(looking) + self.language_recurrent_gates(hidden)
-        hidden, cell = self.lstm(gates, cell)
+        context = ops.sigmoid(gate) * ops.matmul(attention, values)
+        hidden, cell = self.lstm(self.gates(ops.concatenate([context, looking, hidden], axis=-1)), cell)
         return context, attention, (hidden, cell, looking, looking_cell)
-
-    def combine(self, hidden, context, words):
-        return ops.tanh(self.output_hidden(hidden) + self.output_context(context))
 
 
 DECODERS = {"lstm": LSTMDecoder, "attention": AttentionDecoder}

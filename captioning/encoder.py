@@ -18,23 +18,25 @@ from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.backend import quantized
-from captioning.images import ImageError, read_image, resize_image
+from captioning.images import ImageError, augment, read_image, resize_image
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network of `keras.applications`: its module, its class and the pixels a side it was made for."""
+    """A network of `keras.applications`: its module, its class, the pixels a side it was made for, and the layer with
+    which its later half begins."""
 
     module: str
     builder: str
     size: int
+    later_half: str
 
 
 ENCODERS = {
-    "resnet50": Network("resnet50", "ResNet50", 224),  # He et al., 2015, arXiv:1512.03385
-    "densenet201": Network("densenet", "DenseNet201", 224),  # Huang et al., 2016, arXiv:1608.06993
-    "inceptionv3": Network("inception_v3", "InceptionV3", 299),  # Szegedy et al., 2015, arXiv:1512.00567
-    "xception": Network("xception", "Xception", 299),  # Chollet, 2016, arXiv:1610.02357
+    "resnet50": Network("resnet50", "ResNet50", 224, "conv4_block1_1_conv"),  # He et al., 2015, arXiv:1512.03385
+    "densenet201": Network("densenet", "DenseNet201", 224, "conv4_block1_0_bn"),  # Huang et al., 2016, arXiv:1608.06993
+    "inceptionv3": Network("inception_v3", "InceptionV3", 299, "mixed3"),  # Szegedy et al., 2015, arXiv:1512.00567
+    "xception": Network("xception", "Xception", 299, "block5_sepconv1"),  # Chollet, 2016, arXiv:1610.02357
 }
 
 
@@ -103,6 +105,12 @@ class Encoder(keras.Model):
         shape = (1, self.image_size, self.image_size, 3)
         run = quantized(lambda images: (self._features(network, images),), shape, "uint8")
         return lambda images: run(images)[0]
+
+    def fix_first_half(self) -> None:
+        """Fine-tuning changes the later half only: edges and textures are the same in all photos. A third faster."""
+        names = [layer.name for layer in self.backbone.layers]
+        for layer in self.backbone.layers[: names.index(ENCODERS[self.network].later_half)]:
+            layer.trainable = False
 
     @staticmethod
     def pool(features):
@@ -229,7 +237,8 @@ def load_features(path: Path) -> Features:
         raise artifacts.ArtifactError(f"{path} does not fit the array beside it ({error}): run notebook 01 again") from None
 
 
-def extract_features(encoder: Encoder, image_paths: Mapping[str, Path], path: Path, batch_size: int = 32) -> Features:
+def extract_features(encoder: Encoder, image_paths: Mapping[str, Path], path: Path, batch_size: int = 32,
+                     view: int = 0) -> Features:
     """Encode every picture once and keep the result beside ``path``.
 
     Args:
@@ -237,6 +246,8 @@ def extract_features(encoder: Encoder, image_paths: Mapping[str, Path], path: Pa
         image_paths: image name → file.
         path: ``…/features.pkl``; the array goes beside it as ``features.npy``,
             float16 (N, R, D), written through a memory map, so memory stays small.
+        view: 0 is the photo as it is; any other number a random crop of it (`captioning.images.augment`), another for
+            each number.
 
     An interrupted run goes on where it stopped, and a finished one is not
     repeated, as long as the pictures and the encoder are the same. A picture
@@ -245,7 +256,7 @@ def extract_features(encoder: Encoder, image_paths: Mapping[str, Path], path: Pa
     path = Path(path)
     array_path = path.with_suffix(".npy")
     shape = (len(image_paths), encoder.regions, encoder.depth)
-    fingerprint = {"names": list(image_paths), "encoder": encoder.network, "weights": checksum(encoder)}
+    fingerprint = {"names": list(image_paths), "encoder": encoder.network, "weights": checksum(encoder), "view": view}
     index = {"fingerprint": fingerprint, "array": array_path.name, "done": 0, "rows": {}, "failed": {}}
     if path.exists() and array_path.exists():
         old = artifacts.read_pickle(path)
@@ -261,6 +272,9 @@ def extract_features(encoder: Encoder, image_paths: Mapping[str, Path], path: Pa
         batches = read_batches({name: image_paths[name] for name in names}, encoder.image_size, batch_size)
         with tqdm(total=len(image_paths), initial=index["done"], desc="features", unit="image") as bar:
             for number, (good, images, failed) in enumerate(batches):
+                if view:
+                    seeds = range(index["done"], index["done"] + len(good))
+                    images = np.array([augment(x, np.random.default_rng([view, seed])) for x, seed in zip(images, seeds)])
                 if good:
                     rows = range(len(index["rows"]), len(index["rows"]) + len(good))
                     array[rows.start : rows.stop] = ops.convert_to_numpy(encoder.encode(images))

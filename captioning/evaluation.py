@@ -1,4 +1,4 @@
-"""Scores, tables and figures for captions.
+"""Scores and tables for captions.
 
 BLEU comes from NLTK and from the COCO scorers (``pycocoevalcap``), CIDEr, ROUGE-L and METEOR from the
 COCO scorers. METEOR is a Java program; where it cannot run it is skipped and a warning says so.
@@ -28,13 +28,7 @@ from pycocoevalcap.meteor import meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
-from captioning.figures import (  # noqa: F401  the notebooks' other half
-    calibration_bins,
-    plot_attention,
-    plot_captions,
-    plot_history,
-    plot_reliability,
-)
+from captioning.figures import calibration_bins
 from captioning.objects import hallucination
 
 COLUMNS = [

@@ -86,6 +86,18 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
+def augment(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A random crop of at least 70 % of the area, squeezed back to size, mirrored half of the time."""
+    height, width, _ = image.shape
+    scale = np.sqrt(random.uniform(0.7, 1.0, 2))
+    w, h = scale[0] * width, scale[1] * height
+    left, top = random.uniform(0, width - w), random.uniform(0, height - h)
+    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, (left, top, left + w, top + h))
+    if random.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(picture)
+
+
 def _read_file(file, min_size) -> np.ndarray:
     if not file.read(1):
         raise ImageError("The file is empty. Choose it again, or save it again where it came from.")

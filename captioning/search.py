@@ -97,7 +97,7 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, max_length: int = MAX_LE
         def grow(t, last, state, said, total, length, done, tokens, log_probabilities, maps):
             embedded = decoder.embed(last)
             context, attention, state = decoder.step(memory, state, embedded)
-            log_p = ops.log_softmax(decoder.logits(state[0], context, embedded) + allowed) + said  # (B, K, V)
+            log_p = ops.log_softmax(decoder.logits(state[0], context) + allowed) + said  # (B, K, V)
             log_p = ops.where(done[..., None], only_pad, log_p)
             grown = ops.where(done, length, length + 1)
             candidates = (total[..., None] + log_p) / ops.power(grown, length_power)[..., None]
@@ -169,7 +169,7 @@ def make_sampler(decoder: Decoder, tokenizer: Tokenizer, samples: int, max_lengt
         for _ in range(max_length):
             embedded = decoder.embed(last)
             context, _, state = decoder.step(memory, state, embedded)
-            scores = decoder.logits(state[0], context, embedded) / temperature + allowed
+            scores = decoder.logits(state[0], context) / temperature + allowed
             drawn = keras.random.categorical(ops.reshape(scores, (-1, decoder.vocabulary_size)), 1, "int32", seeds)
             last = ops.where(done, tokenizer.pad, ops.reshape(drawn, (B, samples)))
             done = ops.logical_or(done, last == tokenizer.end)

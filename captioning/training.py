@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
-from PIL import Image
 from tqdm import tqdm
 
 from captioning import artifacts
@@ -18,6 +17,7 @@ from captioning.backend import compiled
 from captioning.decoder import Decoder
 from captioning.encoder import Encoder, Features, checksum, read_batches
 from captioning.evaluation import CiderReward, cider
+from captioning.images import augment
 from captioning.search import MAX_LENGTH, make_sampler, make_search, sayable
 from captioning.text import Tokenizer
 
@@ -66,18 +66,6 @@ def caption_loss(logits, targets, weights, label_smoothing: float = 0.0):
     return ops.sum(loss * weights) / ops.maximum(ops.sum(ops.cast(weights != 0, "float32")), 1.0)
 
 
-def augment(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A random crop of at least 70 % of the area, squeezed back to size, mirrored half of the time."""
-    height, width, _ = image.shape
-    scale = np.sqrt(random.uniform(0.7, 1.0, 2))
-    w, h = scale[0] * width, scale[1] * height
-    left, top = random.uniform(0, width - w), random.uniform(0, height - h)
-    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, (left, top, left + w, top + h))
-    if random.random() < 0.5:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(picture)
-
-
 class Training:
     """One training run that can be interrupted and resumed.
 
@@ -85,6 +73,7 @@ class Training:
         decoder, tokenizer: what is trained, and how captions become ids.
         train, validation: image name → captions.
         features: image name → (R, D) of every image, for training on features; or None.
+        views: features of crops of the training images; each time an image comes, it is one of these or the whole one.
         folder: checkpoints and the log live here. A run goes on from the last
             finished epoch it finds in it, if that was of the same settings and
             started from the same weights; otherwise it starts anew.
@@ -99,17 +88,17 @@ class Training:
 
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer, train: Captions, validation: Captions,
                  folder: Path, epochs: int, features: Features | None = None, encoder: Encoder | None = None,
-                 image_paths: Mapping[str, Path] | None = None, learning_rate: float = 6e-4,
+                 image_paths: Mapping[str, Path] | None = None, views: Sequence[Features] = (), learning_rate: float = 6e-4,
                  encoder_learning_rate: float = 5e-5, batch_size: int = 40, label_smoothing: float = 0.1, seed: int = 0):
         self.decoder, self.tokenizer, self.encoder = decoder, tokenizer, encoder
         self.train, self.validation = train, validation
         self.captions: dict[str, str] = {}
-        self.features, self.image_paths = features, image_paths
+        self.features, self.views, self.image_paths = features, (features, *views), image_paths
         self.epochs, self.batch_size, self.label_smoothing, self.seed = epochs, batch_size, label_smoothing, seed
         self.folder = Path(folder)
         self.settings = {
             "images": len(train), "epochs": epochs, "batch_size": batch_size, "label_smoothing": label_smoothing,
-            "seed": seed, "learning_rate": learning_rate, "decoder": checksum(decoder),
+            "seed": seed, "learning_rate": learning_rate, "views": len(views), "decoder": checksum(decoder),
             "encoder": [encoder_learning_rate, checksum(encoder)] if encoder else None,
         }
         self.steps = -(-len(train) // batch_size)
@@ -149,9 +138,9 @@ class Training:
     def batches(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Images or features, tokens (B, C, T + 1) and weights (B, C, T) of one epoch."""
         batches = caption_batches(self.train, self.tokenizer, self.batch_size, self.seed, epoch)
+        random = np.random.default_rng([self.seed, epoch, 1])
         if self.encoder:
             order = {n: self.image_paths[n] for names, _ in batches for n in names}
-            random = np.random.default_rng([self.seed, epoch, 1])
             pictures = read_batches(order, self.encoder.image_size, self.batch_size)
         for names, tokens in batches:
             if self.encoder:
@@ -160,8 +149,12 @@ class Training:
                     raise ValueError(f"a training picture cannot be read: {failed}")
                 inputs = np.stack([augment(image, random) for image in images])
             else:
-                inputs = self.features.batch(names)
+                inputs = self._look(names, random)
             yield inputs, tokens, self._mask(tokens)
+
+    def _look(self, names: list[str], random: np.random.Generator) -> np.ndarray:
+        """Features (B, R, D) of training images, each of a view that chance picks."""
+        return np.stack([self.views[v][name] for v, name in zip(random.integers(len(self.views), size=len(names)), names)])
 
     def _mask(self, tokens: np.ndarray) -> np.ndarray:
         """1 for each token to predict, 0 for padding: float32 (B, C, T)."""
@@ -253,11 +246,12 @@ class SelfCriticalTraining(Training):
 
     def batches(self, epoch):
         names = list(self.train)
-        np.random.default_rng([self.seed, epoch]).shuffle(names)
+        random = np.random.default_rng([self.seed, epoch])
+        random.shuffle(names)
         keras.utils.set_random_seed(self.seed + epoch)
         for i in range(0, len(names), self.batch_size):
             batch = names[i : i + self.batch_size]
-            features = self.features.batch(batch)
+            features = self._look(batch, random)
             drawn = ops.convert_to_numpy(self.sample(features))  # (B, C, T)
             length = -(-int((drawn != self.tokenizer.pad).sum(-1).max()) // 4) * 4
             drawn = drawn[..., :length]

@@ -123,6 +123,28 @@ def test_features_are_those_of_single_pictures(encoder, pictures, tmp_path):
     np.testing.assert_array_equal(features.batch(["6.jpg", "0.jpg"])[1], features["0.jpg"])
 
 
+def test_a_view_is_a_crop_that_is_the_same_each_time(encoder, pictures, tmp_path):
+    whole, first, again, second = (
+        extract_features(encoder, pictures, tmp_path / f"{i}.pkl", batch_size, view=view)
+        for i, (view, batch_size) in enumerate([(0, 3), (1, 3), (1, 3), (2, 3)])
+    )
+    np.testing.assert_array_equal(first["5.jpg"], again["5.jpg"])
+    assert list(first) == list(whole)
+    for one, other in ((whole, first), (first, second)):
+        assert (one["5.jpg"] != other["5.jpg"]).any()
+    changed = extract_features(encoder, pictures, tmp_path / "0.pkl", view=3)
+    assert (changed["5.jpg"] != whole["5.jpg"]).any(), "another view is not taken for the one that is there"
+
+
+@pytest.mark.parametrize("network", ENCODERS)
+def test_fine_tuning_can_leave_the_first_half_as_it_is(network):
+    encoder = Encoder(network, image_size=96)
+    encoder.fix_first_half()
+    trained = [layer.trainable for layer in encoder.backbone.layers]
+    assert not any(trained[: len(trained) // 6]) and all(trained[len(trained) // 2 :])
+    assert 0.5 < sum(w.shape.num_elements() for w in encoder.trainable_variables) / encoder.count_params() < 0.99
+
+
 def test_an_interrupted_extraction_goes_on(encoder, pictures, tmp_path, monkeypatch):
     whole = extract_features(encoder, pictures, tmp_path / "whole.pkl", batch_size=1)
     read = encoder_module.read_batches
