@@ -59,7 +59,7 @@ class Caption:
 
 
 class CaptionGenerator:
-    """Encoder, decoder and beam search in one object. Make one with `load`; it may be used from one thread at a time.
+    """Encoder, decoder and beam search in one object. Make one with `load`. Several threads may use it.
 
     >>> generator = CaptionGenerator.load("artifacts")
     >>> generator.caption("photo.jpg").text

@@ -38,7 +38,7 @@ def quantized(function: Callable, shape: tuple, dtype: str) -> Callable:
         shape, dtype: of the tensor.
 
     Returns a function of a batch, an array (B, …), to a list of arrays (B, …). One item gets all processors; of
-    several, each processor takes the next. To be called from one thread at a time.
+    several, each processor takes the next.
     """
     if keras.backend.backend() != "tensorflow":
         return compiled(function)
@@ -68,6 +68,7 @@ def quantized(function: Callable, shape: tuple, dtype: str) -> Callable:
 
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     alone, pool, mine = interpreter(min(processors, 8)), ThreadPoolExecutor(processors), threading.local()
+    lock = threading.Lock()  # an interpreter serves one thread at a time; those of the pool are one a thread
 
     def run_one_of_several(item):
         if not hasattr(mine, "run"):
@@ -76,8 +77,10 @@ def quantized(function: Callable, shape: tuple, dtype: str) -> Callable:
 
     def run(batch):
         items = [batch[i : i + 1] for i in range(len(batch))]
-        results = [alone(*items)] if len(items) == 1 else pool.map(run_one_of_several, items)
-        return [np.concatenate(parts) for parts in zip(*results)]
+        if len(items) == 1:
+            with lock:
+                return alone(*items)
+        return [np.concatenate(parts) for parts in zip(*pool.map(run_one_of_several, items))]
 
     return run
 

@@ -11,10 +11,11 @@ const captions = document.querySelector("#captions");
 const tools = results.querySelectorAll(".tools button");
 const status = document.querySelector("#status");
 const texts = document.querySelector("#texts").dataset;
-const waiting = []; // {file, card, request} in the order they came
+const waiting = []; // {file, key, card, request} in the order they came
 const active = new Set();
 const kept = new Map(); // card → {key, html}: its name in sessionStorage, and what the server sent
 const unsaved = new Set(); // cards that sessionStorage has no room for
+let added = 0; // photos in this tab so far, those kept from before a reload among them
 let done = 0;
 let total = 0;
 
@@ -27,7 +28,7 @@ function fromTemplate(id) {
 // Sending
 
 function add(files) {
-  const jobs = [...files].map((file) => ({ file }));
+  const jobs = [...files].map((file) => ({ file, key: `photo ${(added += 1)}` }));
   if (!jobs.length) return;
   document.querySelector("main > .problem")?.remove();
   captions.append(...jobs.map(waitingCard));
@@ -103,7 +104,7 @@ async function finish(job, card) {
   if (!active.delete(job)) return; // cancelled
   URL.revokeObjectURL(job.card.querySelector("img").src);
   if (card.querySelector("textarea")) {
-    kept.set(card, { key: nextKey(), html: card.outerHTML });
+    kept.set(card, { key: job.key, html: card.outerHTML });
     save(card);
   }
   replace(job.card, card);
@@ -279,10 +280,6 @@ async function copyText(text) {
 
 // Keeping what was made, for a reload of this tab
 
-function nextKey() {
-  return `photo ${1 + Math.max(0, ...savedKeys().map((key) => Number(key.slice(6))))}`;
-}
-
 function savedKeys() {
   return Object.keys(sessionStorage)
     .filter((key) => key.startsWith("photo "))
@@ -308,6 +305,7 @@ function restore() {
     if (chosen) card.dataset.chosen = chosen;
     captions.append(document.adoptNode(card));
     kept.set(card, { key, html });
+    added = Number(key.slice(6));
   }
 }
 

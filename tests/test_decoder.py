@@ -59,11 +59,10 @@ def test_lstm_step_against_keras():
     reference = keras.layers.LSTMCell(8, unit_forget_bias=True)
     reference(x, [hidden, cell])
     kernel, recurrent, bias = reference.get_weights()
-    decoder.recurrent_gates.set_weights([recurrent])
     bias[8:16] -= 1  # ours adds the forget bias in the step
-    decoder.input_gates.set_weights([kernel, bias])
+    decoder.gates.set_weights([np.concatenate([kernel, recurrent]), bias])
     expected_hidden, (_, expected_cell) = reference(x, [hidden, cell])
-    new_hidden, new_cell = decoder.lstm(decoder.input_gates(x) + decoder.recurrent_gates(hidden), cell)
+    _, _, (new_hidden, new_cell) = decoder.step((), (hidden, cell), x)
     np.testing.assert_allclose(ops.convert_to_numpy(new_hidden), expected_hidden, atol=1e-5)
     np.testing.assert_allclose(ops.convert_to_numpy(new_cell), expected_cell, atol=1e-5)
 

@@ -3,6 +3,7 @@ import io
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,10 @@ def test_awkward_names_survive(tmp_path):
     text = io.StringIO()
     write_captions([(path, Caption("a dog", 0.5, 0.7, []), None)], "csv", text)
     assert list(csv.reader(io.StringIO(text.getvalue())))[1] == [str(path), "a dog", "0.5"]
+
+
+def test_several_threads_may_use_it(generator):
+    photos = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (40, 50, 3), np.uint8)) for n in range(4)]
+    alone = [generator.caption(photo).text for photo in photos]
+    with ThreadPoolExecutor(4) as threads:
+        assert [caption.text for caption in threads.map(generator.caption, photos * 3)] == alone * 3

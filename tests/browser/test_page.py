@@ -276,6 +276,25 @@ def test_reload_keeps_what_was_made(visit, caption):
     assert page.locator("body").evaluate("() => sessionStorage.length") == 0
 
 
+def test_reload_keeps_the_order_in_which_photos_came(visit):
+    page, held = visit(), []
+
+    def hold_the_first(route):
+        if route.request.method == "POST" and not held:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/*", hold_the_first)
+    page.locator("#photos").set_input_files([upload(f"{n}.png", picture(n)) for n in range(2)])
+    expect(page.get_by_label("Text to publish")).to_have_count(1)
+    held[0].continue_()
+    done(page, 2)
+    page.reload()
+    done(page, 2)
+    assert page.locator(".photo .name").all_inner_texts() == ["0.png", "1.png"]
+
+
 def test_browser_asks_before_edits_are_lost_that_it_has_no_room_for(visit):
     page = visit()
     page.locator("body").evaluate("() => sessionStorage.setItem('filler', 'x'.repeat(5 * 2 ** 20 - 10_000))")
