@@ -12,6 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 
+# What TensorFlow's converter says of every function: ours have nothing to track.
+logging.getLogger("absl").addFilter(lambda record: "trackable_obj" not in record.getMessage())
+
 
 def compiled(function: Callable, xla: bool = False) -> Callable:
     """``function`` of tensors, compiled by the backend once for each shape it is called with.
@@ -37,15 +40,14 @@ def quantized(function: Callable, shape: tuple, dtype: str) -> Callable:
         function: of one tensor, to a tuple of tensors, all of one item: their shapes begin with 1.
         shape, dtype: of the tensor.
 
-    Returns a function of a batch, an array (B, …), to a list of arrays (B, …). One item gets all processors; of
-    several, each processor takes the next.
+    Returns a function of a batch, an array (B, …), to a list of arrays (B, …). One item gets all processors, up to
+    eight; of several, each processor takes the next.
     """
     if keras.backend.backend() != "tensorflow":
         return compiled(function)
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
-    logging.getLogger("absl").addFilter(lambda record: "trackable_obj" not in record.getMessage())  # nothing to track
     traced = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(shape, dtype))
     converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
     converter.experimental_enable_resource_variables = False  # constants all, inside loops too

@@ -97,7 +97,7 @@ class Encoder(keras.Model):
 
     @cached_property
     def encode(self) -> Callable:
-        """``encode(images)``: the same as a call within 4 %, four times as fast; uint8 only.
+        """``encode(images)``: the same as a call within 4 %, three times as fast; uint8 only.
 
         It is made at its first use from the weights of that moment.
         """

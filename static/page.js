@@ -15,7 +15,7 @@ const waiting = []; // {file, key, card, request} in the order they came
 const active = new Set();
 const kept = new Map(); // card → {key, html}: its name in sessionStorage, and what the server sent
 const unsaved = new Set(); // cards that sessionStorage has no room for
-let added = 0; // photos in this tab so far, those kept from before a reload among them
+let added = Number(savedKeys().at(-1)?.slice(6) ?? 0); // photos in this tab so far, those kept from before a reload too
 let done = 0;
 let total = 0;
 
@@ -305,7 +305,6 @@ function restore() {
     if (chosen) card.dataset.chosen = chosen;
     captions.append(document.adoptNode(card));
     kept.set(card, { key, html });
-    added = Number(key.slice(6));
   }
 }
 
