@@ -3,6 +3,7 @@
 `/model/…` is the contract of IBM's MAX Image Caption Generator; `/api/…` is our own and tells more.
 """
 
+import functools
 import importlib.util
 import io
 import threading
@@ -89,11 +90,21 @@ class Captions(BaseModel):
     photos: list[PhotoResult] = Field(description="In the order in which they were sent.")
 
 
-class OnePhoto(BaseModel):
+class Form(BaseModel):
+    """A multipart form."""
+
+    @classmethod
+    @functools.cache
+    def model_json_schema(cls, **options):
+        """Made once: flask-openapi asks for it at each request, for the time that it takes to read a photo's header."""
+        return super().model_json_schema(**options)
+
+
+class OnePhoto(Form):
     image: FileStorage = Field(description="JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.")
 
 
-class Photos(BaseModel):
+class Photos(Form):
     image: list[FileStorage] = Field(
         min_length=1,
         description="One or several photos.",
