@@ -12,9 +12,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
@@ -24,8 +23,9 @@ from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.artifacts import ArtifactError
-from captioning.encoder import Encoder, read_batches
-from captioning.images import read_image, resize_image
+from captioning.backend import on_each_processor
+from captioning.encoder import Encoder
+from captioning.images import ImageError, read_image, resize_image
 from captioning.search import Hypotheses, make_search
 from captioning.text import Tokenizer
 
@@ -68,6 +68,7 @@ class CaptionGenerator:
 
     def __init__(self, encoder: Encoder, decoder: keras.Model, tokenizer: Tokenizer, config: dict):
         self.encoder, self.decoder, self.tokenizer, self.config = encoder, decoder, tokenizer, config
+        self._search = make_search(decoder, tokenizer, config["max_length"], config["length_power"], frozen=True)
 
     @classmethod
     def load(cls, folder: str | Path = "artifacts") -> CaptionGenerator:
@@ -91,25 +92,18 @@ class CaptionGenerator:
             ImageError: the photo cannot be read.
             ValueError: beam width or alternatives out of range.
         """
-        return self.caption_batch([photo], beam_width, alternatives)[0]
+        return self.search(self.encoder.encode(self.prepare(photo)[None]), beam_width, alternatives)[0]
 
     def caption_batch(self, photos: Sequence, beam_width: int = 3, alternatives: int = 1) -> list[Caption]:
-        """Caption several photos in one pass; the same captions as one by one. Arguments as for `caption`."""
-        if not photos:
-            return []
-        features = self.encoder.encode(np.stack([self.prepare(photo) for photo in photos]))
-        return self.search(features, beam_width, alternatives)
+        """Caption several photos, as many at a time as there are processors. Arguments as for `caption`."""
+        if len(photos) == 1:
+            return [self.caption(photos[0], beam_width, alternatives)]  # on all processors
+        return list(on_each_processor(lambda photo: self.caption(photo, beam_width, alternatives), photos))
 
     def prepare(self, photo) -> np.ndarray:
         """A photo as the encoder wants it: uint8 (H, W, 3) of the encoder's size."""
         size = (self.encoder.image_size, self.encoder.image_size)
         return resize_image(read_image(photo, min_size=size), size)
-
-    @cached_property
-    def _search(self) -> Callable:
-        return make_search(
-            self.decoder, self.tokenizer, self.config["max_length"], self.config["length_power"], frozen=True
-        )
 
     def search(self, features, beam_width: int = 3, alternatives: int = 1) -> list[Caption]:
         """Captions for features (B, R, D)."""
@@ -146,14 +140,17 @@ def find_photos(arguments: Iterable[str]) -> list[Path]:
     return photos
 
 
-def caption_files(generator: CaptionGenerator, photos: Sequence[Path], beam_width: int, alternatives: int,
-                  batch_size: int = 32) -> Iterator[tuple[Path, Caption | None, str | None]]:
+def caption_files(generator: CaptionGenerator, photos: Iterable[Path], beam_width: int,
+                  alternatives: int) -> Iterator[tuple[Path, Caption | None, str | None]]:
     """Yield (path, caption, None), or (path, None, why) for a photo that cannot be read."""
-    batches = read_batches(dict(enumerate(photos)), generator.encoder.image_size, batch_size)
-    for numbers, images, errors in batches:
-        captions = dict(zip(numbers, generator.caption_batch(list(images), beam_width, alternatives)))
-        for number in sorted([*captions, *errors]):
-            yield photos[number], captions.get(number), errors.get(number)
+
+    def caption(photo):
+        try:
+            return photo, generator.caption(photo, beam_width, alternatives), None
+        except (ImageError, OSError) as error:
+            return photo, None, str(error)
+
+    return on_each_processor(caption, photos)
 
 
 def write_captions(results: Iterable[tuple[Path, Caption | None, str | None]], kind: str, output: TextIO) -> None:

@@ -5,15 +5,34 @@ import ctypes
 import gc
 import logging
 import os
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import keras
 import numpy as np
 
 # What TensorFlow's converter says of every function: ours have nothing to track.
 logging.getLogger("absl").addFilter(lambda record: "trackable_obj" not in record.getMessage())
+
+PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_here = threading.local()  # what a thread knows of itself
+_pool = ThreadPoolExecutor(PROCESSORS, "processor", initializer=lambda: setattr(_here, "one_of_several", True))
+
+
+def on_each_processor(function: Callable, items: Iterable) -> Iterator:
+    """``map`` with a thread for each processor; in there a `quantized` function keeps to one."""
+    return map(function, items) if hasattr(_here, "one_of_several") else _pool.map(function, items)
+
+
+def training_precision() -> str:
+    """``mixed_bfloat16`` on a processor that computes in bfloat16; elsewhere that is several times slower: ``float32``."""
+    with contextlib.suppress(OSError):
+        if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", Path("/proc/cpuinfo").read_text()):
+            return "mixed_bfloat16"
+    return "float32"
 
 
 def compiled(function: Callable, xla: bool = False) -> Callable:
@@ -41,7 +60,7 @@ def quantized(function: Callable, shape: tuple, dtype: str) -> Callable:
         shape, dtype: of the tensor.
 
     Returns a function of a batch, an array (B, …), to a list of arrays (B, …). One item gets all processors, up to
-    eight; of several, each processor takes the next.
+    eight; of several, each processor takes the next (`on_each_processor`).
     """
     if keras.backend.backend() != "tensorflow":
         return compiled(function)
@@ -68,9 +87,8 @@ def quantized(function: Callable, shape: tuple, dtype: str) -> Callable:
 
         return run
 
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    alone, pool, mine = interpreter(min(processors, 8)), ThreadPoolExecutor(processors), threading.local()
-    lock = threading.Lock()  # an interpreter serves one thread at a time; those of the pool are one a thread
+    alone, lock = interpreter(min(PROCESSORS, 8)), threading.Lock()  # an interpreter serves one thread at a time
+    mine = threading.local()
 
     def run_one_of_several(item):
         if not hasattr(mine, "run"):
@@ -79,10 +97,10 @@ def quantized(function: Callable, shape: tuple, dtype: str) -> Callable:
 
     def run(batch):
         items = [batch[i : i + 1] for i in range(len(batch))]
-        if len(items) == 1:
+        if len(items) == 1 and not hasattr(_here, "one_of_several"):
             with lock:
                 return alone(*items)
-        return [np.concatenate(parts) for parts in zip(*pool.map(run_one_of_several, items))]
+        return [np.concatenate(parts) for parts in zip(*on_each_processor(run_one_of_several, items))]
 
     return run
 

@@ -10,7 +10,7 @@ import io
 import os
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageEnhance, ImageFilter, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -86,16 +86,39 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def augment(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A random crop of at least 70 % of the area, squeezed back to size, mirrored half of the time."""
+def augment(image: np.ndarray, random: np.random.Generator, least: float = 0.7) -> np.ndarray:
+    """A random crop of at least the share ``least`` of the area, squeezed back to size, mirrored half of the time."""
     height, width, _ = image.shape
-    scale = np.sqrt(random.uniform(0.7, 1.0, 2))
+    scale = np.sqrt(random.uniform(least, 1.0, 2))
     w, h = scale[0] * width, scale[1] * height
     left, top = random.uniform(0, width - w), random.uniform(0, height - h)
     picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, (left, top, left + w, top + h))
     if random.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(picture)
+
+
+def distort(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """`augment`, harder to recognise: tilted, a smaller crop, other light and colours, at times blurred, or partly hidden.
+
+    Of a training photo, however cropped, a trained model knows the captions by heart; of this it must look.
+    """
+    height, width, _ = image.shape
+    mean = tuple(int(value) for value in image.mean((0, 1)))
+    picture = Image.fromarray(image).rotate(random.uniform(-10, 10), Image.Resampling.BILINEAR, fillcolor=mean)
+    picture = Image.fromarray(augment(np.asarray(picture), random, least=0.3))
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        picture = enhance(picture).enhance(random.uniform(0.6, 1.4))
+    if random.random() < 0.1:
+        picture = ImageOps.grayscale(picture).convert("RGB")
+    if random.random() < 0.3:
+        picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 2) * width / 224))
+    result = np.array(picture)
+    if random.random() < 0.3:
+        h, w = (np.sqrt(random.uniform(0.05, 0.25, 2)) * (height, width)).astype(int)
+        top, left = random.integers(0, height - h), random.integers(0, width - w)
+        result[top : top + h, left : left + w] = random.integers(0, 256, 3)
+    return result
 
 
 def _read_file(file, min_size) -> np.ndarray:

@@ -7,6 +7,7 @@ Both run as one graph with no Python a word. The decoder's protocol is in
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -140,10 +141,14 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, max_length: int = MAX_LE
             return quantized(lambda features: search(features, width), shape, "float32")
         return compiled(lambda features: search(features, width), xla=True)
 
+    making = threading.Lock()
+
     def checked(features, beam_width):
         if not 1 <= beam_width <= words:
             raise ValueError(f"beam width must be between 1 and {words}, not {beam_width}")
-        tokens, log_probabilities, scores, *maps = (ops.convert_to_numpy(x) for x in compile_for(beam_width)(features))
+        with making:
+            run = compile_for(beam_width)
+        tokens, log_probabilities, scores, *maps = (ops.convert_to_numpy(x) for x in run(features))
         attention = maps[0] if maps else np.zeros((*tokens.shape, 0), "float32")
         return Hypotheses(tokens, log_probabilities, attention, scores)
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from captioning import encoder as encoder_module
 from captioning.artifacts import ArtifactError
+from captioning.backend import on_each_processor
 from captioning.encoder import (
     ENCODERS,
     Encoder,
@@ -178,3 +179,14 @@ def test_features_without_their_array(encoder, pictures, tmp_path):
     (tmp_path / "features.npy").unlink()
     with pytest.raises(ArtifactError, match="features.pkl"):
         load_features(tmp_path / "features.pkl")
+
+
+def test_several_photos_are_encoded_side_by_side(encoder):
+    """In `on_each_processor` too, where each keeps to one processor."""
+    photos = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
+    together = encoder.encode(photos)
+    one_by_one = np.concatenate([encoder.encode(photos[i : i + 1]) for i in range(5)])
+    in_threads = np.concatenate(list(on_each_processor(encoder.encode, [photos[i : i + 1] for i in range(5)])))
+    assert together.shape == (5, encoder.regions, encoder.depth)
+    assert together == pytest.approx(one_by_one, abs=1e-3) and in_threads == pytest.approx(one_by_one, abs=1e-3)
+    assert list(on_each_processor(lambda n: sum(on_each_processor(int, range(n))), [3, 4])) == [3, 6]  # nested: no deadlock

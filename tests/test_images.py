@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from captioning import images
-from captioning.images import ImageError, augment, read_image, resize_image
+from captioning.images import ImageError, augment, distort, read_image, resize_image
 
 RED, WHITE = (250, 10, 10), (255, 255, 255)
 
@@ -187,3 +187,10 @@ def test_augmentation_keeps_size_and_type():
     changed = augment(image, np.random.default_rng(1))
     assert changed.shape == image.shape and changed.dtype == np.uint8
     assert (changed != image).any()
+
+
+def test_a_distorted_picture_keeps_its_size_and_depends_on_chance_alone():
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    first, same, other = (distort(image, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert first.shape == image.shape and first.dtype == np.uint8
+    assert (first == same).all() and (first != other).any()
