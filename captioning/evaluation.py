@@ -22,6 +22,7 @@ import pandas as pd
 from nltk.tokenize import TreebankWordTokenizer
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.cider.cider_scorer import precook
 from pycocoevalcap.meteor import meteor
@@ -173,6 +174,8 @@ class CiderReward:
             training learns captions that break off ("a man with a"), because an ending earns nothing.
         brevity_penalty: multiply by BLEU's, against one word less than the references have on average. CIDEr alone
             is content with captions two words shorter than people's.
+        bleu: how many times to add the sentence's BLEU-1 + … + BLEU-4 (COCO scorer). They count every word, CIDEr the
+            rare ones.
 
     >>> reward = CiderReward({"dog.jpg": ["a dog runs"], "cat.jpg": ["a cat sleeps"]})
     >>> reward.reward(["dog.jpg", "dog.jpg"], ["a dog", "a cat"]).round(2)
@@ -180,8 +183,9 @@ class CiderReward:
     """
 
     def __init__(self, references: Mapping[str, Sequence[str]], end_token: bool = False,
-                 brevity_penalty: bool = False):
-        self._end, self._brevity_penalty = " <end>" if end_token else "", brevity_penalty
+                 brevity_penalty: bool = False, bleu: float = 0.0):
+        self._end, self._brevity_penalty, self._bleu = " <end>" if end_token else "", brevity_penalty, bleu
+        self._texts = {name: [t + self._end for t in _reference_texts(texts)] for name, texts in references.items()}
         cooked = {name: list(map(self._count, _reference_texts(texts))) for name, texts in references.items()}
         frequency: dict[tuple, int] = {}
         for counts in cooked.values():
@@ -201,7 +205,14 @@ class CiderReward:
         Raises:
             ValueError: an image has no references; the message names it.
         """
-        return np.array([self._score(*pair) for pair in zip(image_names, captions, strict=True)], np.float32)
+        rewards = np.array([self._score(*pair) for pair in zip(image_names, captions, strict=True)], np.float32)
+        if self._bleu:
+            scorer = BleuScorer(n=4)
+            for name, caption in zip(image_names, captions):
+                scorer += (_tokenized(caption) + self._end, self._texts[name])
+            _, bleu = scorer.compute_score(option="closest", verbose=0)
+            rewards += self._bleu * np.sum(bleu, axis=0, dtype="float32")
+        return rewards
 
     def _count(self, text: str) -> dict[tuple, int]:
         return precook(text + self._end)

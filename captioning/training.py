@@ -216,13 +216,32 @@ class Training:
         return str(self.folder / f"checkpoint-{epochs % 2}")
 
 
+class Distillation(Training):
+    """Train a decoder to give each next word the probability that a teacher gives it (Hinton et al., 2015,
+    arXiv:1503.02531), after the same true words.
+
+    Args: as for `Training`, after the ``teacher``, a decoder of the same vocabulary.
+    """
+
+    def __init__(self, teacher: Decoder, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.settings |= {"teacher": checksum(teacher)}
+        self.teacher = teacher
+
+    def _loss(self, features, tokens, weights):
+        taught = ops.log_softmax(self.teacher([features, tokens[..., :-1]]))
+        learned = ops.log_softmax(self.decoder([features, tokens[..., :-1]], training=True))
+        divergence = ops.sum(ops.exp(taught) * (taught - learned), axis=-1)
+        return ops.sum(divergence * weights) / ops.sum(weights)
+
+
 class SelfCriticalTraining(Training):
-    """Train a decoder for CIDEr itself (Rennie et al., 2017, arXiv:1612.00563).
+    """Train a decoder for the scores themselves (Rennie et al., 2017, arXiv:1612.00563).
 
     For each image some captions are drawn from the decoder; those with more
     reward than the mean of the others become likelier, the rest less likely
     (that baseline: Luo, 2020, arXiv:2003.09971). The reward is CIDEr with a
-    brevity penalty. Starts from a decoder trained by teacher forcing, on features.
+    brevity penalty, and BLEU. Starts from a decoder trained by teacher forcing, on features.
 
     Args: as for `Training`; ``samples`` captions are drawn for each image, at
     ``temperature``: after label smoothing, every tenth word drawn at 1 would be
@@ -234,7 +253,7 @@ class SelfCriticalTraining(Training):
         self.settings |= {"samples": samples, "temperature": temperature}
         self.temperature = temperature
         self.sample = make_sampler(self.decoder, self.tokenizer, samples, temperature=temperature)
-        self.reward = CiderReward(self.train, end_token=True, brevity_penalty=True)
+        self.reward = CiderReward(self.train, end_token=True, brevity_penalty=True, bleu=0.5)
         self.samples = samples
 
     def _loss(self, features, tokens, weights):

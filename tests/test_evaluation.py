@@ -227,6 +227,12 @@ def test_reward_with_end_token_punishes_captions_that_break_off():
     assert whole - cut > whole_without - cut_without > 0
 
 
+def test_reward_counts_bleu():
+    names, captions = ["dog.jpg"] * 2, [REFERENCES["dog.jpg"][0], "purple elephants"]
+    plain, mixed = (CiderReward(REFERENCES, bleu=bleu).reward(names, captions) for bleu in (0.0, 0.5))
+    assert mixed - plain == pytest.approx([0.5 * 4, 0.0], abs=1e-3)  # BLEU-1 to BLEU-4 of people's own words are 1
+
+
 def test_score_table():
     table = score_table({"greedy": {"BLEU-1": 60.126, "distinct": 7.0}, "beam 3": {"METEOR": 20.5, "distinct": 6.0}})
     assert list(table.index) == ["greedy", "beam 3"]

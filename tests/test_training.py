@@ -5,7 +5,7 @@ from keras import ops
 from captioning.decoder import build_decoder
 from captioning.encoder import Encoder, Features
 from captioning.text import Tokenizer
-from captioning.training import SelfCriticalTraining, Training, caption_batches, caption_loss
+from captioning.training import Distillation, SelfCriticalTraining, Training, caption_batches, caption_loss
 from scenes import draw_dataset
 
 WORDS = "red green blue".split()
@@ -156,3 +156,14 @@ def test_fine_tuning_changes_every_stage_of_the_encoder(tmp_path):
 
 def _named(encoder, path):
     return next(w for w in encoder.trainable_variables if w.path.endswith(path))
+
+
+def test_distillation_brings_a_decoder_close_to_its_teacher(tmp_path, features):
+    teacher = make(Training, tmp_path / "teacher", features)
+    teacher.run()
+    student = new_decoder(seed=1)
+    training = Distillation(teacher.decoder, student, TOKENIZER, dict(list(CAPTIONS.items())[:24]), dict(list(CAPTIONS.items())[24:]),
+                            tmp_path / "student", 6, features=features, batch_size=8, learning_rate=2e-2)
+    history = training.run()
+    assert history["loss"][-1] < 0.2 * history["loss"][0]
+    assert training.settings["teacher"] != training.settings["decoder"]

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from captioning.decoder import build_decoder
+from captioning.pruning import prune
+
+VOCABULARY, REGIONS, DEPTH, UNITS, WIDE = 11, 4, 6, 5, 9
+RANDOM = np.random.default_rng(0)
+FEATURES = RANDOM.random((40, REGIONS, DEPTH)).astype("float32")
+TOKENS = np.pad(RANDOM.integers(2, VOCABULARY, (40, 2, 5)), ((0, 0), (0, 0), (0, 2)))  # two of padding
+
+
+def random_decoder(units, seed):
+    decoder = build_decoder("attention", VOCABULARY, REGIONS, DEPTH, units=units)
+    random = np.random.default_rng(seed)
+    decoder.set_weights([random.normal(0, 0.5, w.shape) for w in decoder.get_weights()])
+    return decoder
+
+
+def spread(weights, places, axis, groups):
+    """Weights with zeros between, so that what was unit i of a group is now unit places[i]."""
+    parts = np.split(weights, groups, axis)
+    wide = [np.zeros([WIDE if a == axis else n for a, n in enumerate(part.shape)]) for part in parts]
+    for target, part in zip(wide, parts):
+        np.moveaxis(target, axis, 0)[places] = np.moveaxis(part, axis, 0)
+    return np.concatenate(wide, axis)
+
+
+def test_units_that_do_nothing_go_and_nothing_changes():
+    narrow = random_decoder(UNITS, 1)
+    wide = build_decoder("attention", VOCABULARY, REGIONS, DEPTH, units=WIDE)
+    places = np.array([0, 2, 3, 6, 8])
+    for ours, theirs in zip(narrow.weights, wide.weights):
+        weights = ours.numpy()
+        for axis, (small, large) in enumerate(zip(ours.shape, theirs.shape)):
+            if small != large:
+                weights = spread(weights, places, axis, small // UNITS)
+        theirs.assign(weights)
+    expected = narrow([FEATURES, TOKENS]).numpy()
+    assert wide([FEATURES, TOKENS]).numpy() == pytest.approx(expected, abs=1e-4)
+    pruned = prune(wide, UNITS, FEATURES, TOKENS)
+    assert pruned.units == UNITS
+    assert pruned([FEATURES, TOKENS]).numpy() == pytest.approx(expected, abs=0.05)  # but for the ridge
+
+
+def test_the_units_left_take_over():
+    """Half of the hidden units say what the others say: without them the words stay nearly the same."""
+    decoder = random_decoder(WIDE, 2)
+    for layer in (decoder.gates, decoder.looking_gates):
+        for weights in layer.weights:
+            for gate in range(4):
+                columns = weights.numpy()
+                columns[..., gate * WIDE + UNITS : (gate + 1) * WIDE] = columns[..., gate * WIDE : gate * WIDE + WIDE - UNITS]
+                weights.assign(columns)
+    image = decoder.image_gates.kernel.numpy()
+    for gate in range(4):
+        image[:, gate * WIDE + UNITS : (gate + 1) * WIDE] = image[:, gate * WIDE : gate * WIDE + WIDE - UNITS]
+    decoder.image_gates.kernel.assign(image)
+    before = decoder([FEATURES, TOKENS]).numpy()
+    after = prune(decoder, WIDE - 1, FEATURES, TOKENS)([FEATURES, TOKENS]).numpy()
+    assert np.abs(after - before).mean() < 0.25 * before.std()
