@@ -63,26 +63,25 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, max_length: int = MAX_LE
     Raises (that function):
         ValueError: the beam width is below 1 or beyond the vocabulary.
     """
-    words = decoder.vocabulary_size - 3  # pad, start and unknown are never said
-    allowed = sayable(tokenizer, decoder.vocabulary_size)
-    may_repeat = {tokenizer.pad, tokenizer.end} | {tokenizer.word_index.get(word) for word in FUNCTION_WORDS}
-    once = np.array([0.0 if i in may_repeat else IMPOSSIBLE for i in range(decoder.vocabulary_size)], "float32")
-    only_pad = np.full(decoder.vocabulary_size, IMPOSSIBLE, "float32")
-    only_pad[tokenizer.pad] = 0.0
     T, V = max_length, decoder.vocabulary_size
+    sayable_words = V - 3  # pad, start and unknown are never said
+    allowed = sayable(tokenizer, V)
+    may_repeat = {tokenizer.pad, tokenizer.end} | {tokenizer.word_index.get(word) for word in FUNCTION_WORDS}
+    once = np.array([0.0 if i in may_repeat else IMPOSSIBLE for i in range(V)], "float32")
 
     def search(features, K):
         memory, state = decoder.start(features)
         B = ops.shape(features)[0]
         state = tuple(ops.repeat(s, K, axis=1) for s in state)
         R = decoder.regions if decoder.attends else 0
+        M = min(K + T, V)  # words of a beam to choose from: K that it has not said are among them
+        finished_grows = np.array([0.0] + [IMPOSSIBLE] * (M - 1), "float32")  # by nothing, at no cost
         first_rows = K * ops.arange(B)[:, None]
         empty = ops.zeros((B, K), "float32")
         variables = (
             0,
             ops.full((B, K), tokenizer.start, "int32"),
             state,
-            ops.zeros((B, K, V), "float32"),  # IMPOSSIBLE for what may not be said again
             # The sum of log probabilities. All beams start alike, so that only the first may grow at first.
             empty + IMPOSSIBLE * ops.cast(ops.arange(K) > 0, "float32"),
             empty,  # words so far, the end token counted
@@ -92,24 +91,30 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, max_length: int = MAX_LE
             ops.zeros((B, K, T, R), "float32"),
         )
 
-        def unfinished(t, last, state, said, total, length, done, *_):
+        def unfinished(t, last, state, total, length, done, *_):
             return ops.logical_and(t < T, ops.logical_not(ops.all(done)))
 
-        def grow(t, last, state, said, total, length, done, tokens, log_probabilities, maps):
+        def grow(t, last, state, total, length, done, tokens, log_probabilities, maps):
             embedded = decoder.embed(last)
             context, attention, state = decoder.step(memory, state, embedded)
-            log_p = ops.log_softmax(decoder.logits(state[0], context) + allowed) + said  # (B, K, V)
-            log_p = ops.where(done[..., None], only_pad, log_p)
+            # What is as large as the vocabulary costs most: one softmax and one choice, the rest is of few words.
+            likely, words = ops.top_k(ops.softmax(decoder.logits(state[0], context) + allowed), M)  # (B, K, M)
+            said = ops.any(ops.expand_dims(words, -1) == ops.expand_dims(tokens, 2), axis=-1)
+            log_p = ops.log(ops.maximum(likely, 1e-30)) + ops.take(allowed, words)
+            log_p += ops.where(said, ops.take(once, words), 0.0)
+            log_p = ops.where(done[..., None], finished_grows, log_p)
+            words = ops.where(done[..., None], tokenizer.pad, words)
             grown = ops.where(done, length, length + 1)
             candidates = (total[..., None] + log_p) / ops.power(grown, length_power)[..., None]
-            _, chosen = ops.top_k(ops.reshape(candidates, (B, K * V)), K)
-            parent, word = chosen // V, chosen % V
+            _, chosen = ops.top_k(ops.reshape(candidates, (B, K * M)), K)
+            parent = chosen // M
+            word = ops.take_along_axis(ops.reshape(words, (B, K * M)), chosen, axis=1)
 
             def follow(x):
                 """Reorder (B, K, …) by the surviving beams' parents."""
                 return ops.take(ops.reshape(x, (B * K, *x.shape[2:])), first_rows + parent, axis=0)
 
-            gained = ops.take_along_axis(ops.reshape(log_p, (B, K * V)), chosen, axis=1)
+            gained = ops.take_along_axis(ops.reshape(log_p, (B, K * M)), chosen, axis=1)
             was_done = follow(done)
             here = ops.cast(ops.arange(T) == t, "float32")  # (T,)
             tokens = follow(tokens) + ops.cast(here, "int32") * (word - tokenizer.pad)[..., None]
@@ -121,7 +126,6 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, max_length: int = MAX_LE
                 t + 1,
                 word,
                 tuple(map(follow, state)),
-                follow(said) + once * ops.one_hot(word, V),
                 follow(total) + gained,
                 follow(grown),
                 ops.logical_or(was_done, word == tokenizer.end),
@@ -130,7 +134,7 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, max_length: int = MAX_LE
                 maps,
             )
 
-        _, _, _, _, total, length, _, tokens, log_probabilities, maps = ops.while_loop(unfinished, grow, variables)
+        _, _, _, total, length, _, tokens, log_probabilities, maps = ops.while_loop(unfinished, grow, variables)
         results = tokens, log_probabilities, total / ops.power(length, length_power)
         return (*results, maps) if decoder.attends else results
 
@@ -144,8 +148,8 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, max_length: int = MAX_LE
     making = threading.Lock()
 
     def checked(features, beam_width):
-        if not 1 <= beam_width <= words:
-            raise ValueError(f"beam width must be between 1 and {words}, not {beam_width}")
+        if not 1 <= beam_width <= sayable_words:
+            raise ValueError(f"beam width must be between 1 and {sayable_words}, not {beam_width}")
         with making:
             run = compile_for(beam_width)
         tokens, log_probabilities, scores, *maps = (ops.convert_to_numpy(x) for x in run(features))
