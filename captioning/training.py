@@ -73,7 +73,7 @@ class Training:
         decoder, tokenizer: what is trained, and how captions become ids.
         train, validation: image name → captions.
         features: image name → (R, D) of every image, for training on features; or None.
-        views: features of crops of the training images; each time an image comes, it is one of these or the whole one.
+        views: features of distorted training images; each time an image comes, it is one of these or the whole one.
         folder: checkpoints and the log live here. A run goes on from the last
             finished epoch it finds in it, if that was of the same settings and
             started from the same weights; otherwise it starts anew.
