@@ -229,7 +229,7 @@ def attention(form: AttentionForm):
         abort(400, _("Send one photo in the multipart field 'image'."))
     try:
         with current_app.extensions["decoders"]:
-            image = decode(files[0], STRIP_SIDE // 2)
+            image = np.asarray(decode(files[0], STRIP_SIDE // 2))
     except ImageError as error:
         abort(IMAGE_STATUS[error.kind], _(str(error)))
     step = max(1, min(image.shape[:2]) // STRIP_SIDE)

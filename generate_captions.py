@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
@@ -23,10 +24,10 @@ from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.artifacts import ArtifactError
-from captioning.backend import on_each_processor
+from captioning.backend import in_groups, on_each_processor
 from captioning.encoder import Encoder
-from captioning.images import ImageError, read_image, resize_image
-from captioning.search import Hypotheses, make_search
+from captioning.images import ImageError, open_photo, read_image, resize_image
+from captioning.search import TOGETHER, Hypotheses, make_search
 from captioning.text import Tokenizer
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
@@ -92,18 +93,21 @@ class CaptionGenerator:
             ImageError: the photo cannot be read.
             ValueError: beam width or alternatives out of range.
         """
-        return self.search(self.encoder.encode(self.prepare(photo)[None]), beam_width, alternatives)[0]
+        return self.caption_batch([photo], beam_width, alternatives)[0]
 
     def caption_batch(self, photos: Sequence, beam_width: int = 3, alternatives: int = 1) -> list[Caption]:
-        """Caption several photos, as many at a time as there are processors. Arguments as for `caption`."""
-        if len(photos) == 1:
-            return [self.caption(photos[0], beam_width, alternatives)]  # on all processors
-        return list(on_each_processor(lambda photo: self.caption(photo, beam_width, alternatives), photos))
+        """Caption several photos; each processor takes a few at a time. Arguments as for `caption`."""
+
+        def caption(few):
+            return self.search(self.encoder.encode(np.stack([self.prepare(photo) for photo in few])), beam_width, alternatives)
+
+        return [*chain.from_iterable(on_each_processor(caption, in_groups(photos, TOGETHER)))]
 
     def prepare(self, photo) -> np.ndarray:
         """A photo as the encoder wants it: uint8 (H, W, 3) of the encoder's size."""
         size = (self.encoder.image_size, self.encoder.image_size)
-        return resize_image(read_image(photo, min_size=size), size)
+        image = read_image(photo) if isinstance(photo, np.ndarray) else open_photo(photo, min_size=size)
+        return resize_image(image, size)
 
     def search(self, features, beam_width: int = 3, alternatives: int = 1) -> list[Caption]:
         """Captions for features (B, R, D)."""
@@ -140,17 +144,21 @@ def find_photos(arguments: Iterable[str]) -> list[Path]:
     return photos
 
 
-def caption_files(generator: CaptionGenerator, photos: Iterable[Path], beam_width: int,
+def caption_files(generator: CaptionGenerator, photos: Sequence[Path], beam_width: int,
                   alternatives: int) -> Iterator[tuple[Path, Caption | None, str | None]]:
     """Yield (path, caption, None), or (path, None, why) for a photo that cannot be read."""
 
-    def caption(photo):
-        try:
-            return photo, generator.caption(photo, beam_width, alternatives), None
-        except (ImageError, OSError) as error:
-            return photo, None, str(error)
+    def caption(few):
+        images, errors = {}, {}
+        for photo in few:
+            try:
+                images[photo] = generator.prepare(photo)
+            except (ImageError, OSError) as error:
+                errors[photo] = str(error)
+        captions = dict(zip(images, generator.caption_batch([*images.values()], beam_width, alternatives)))
+        return [(photo, captions.get(photo), errors.get(photo)) for photo in few]
 
-    return on_each_processor(caption, photos)
+    return chain.from_iterable(on_each_processor(caption, in_groups(photos, TOGETHER)))
 
 
 def write_captions(results: Iterable[tuple[Path, Caption | None, str | None]], kind: str, output: TextIO) -> None:

@@ -9,7 +9,7 @@ from flask_babel import gettext as _
 from pydantic import BaseModel, Field
 from werkzeug.exceptions import ServiceUnavailable
 
-from captioning.images import ImageError, read_image
+from captioning.images import ImageError, open_photo
 from captioning.serving import QueueFull
 
 IMAGE_STATUS = {"unsupported": 415, "damaged": 422, "too large": 413}
@@ -64,8 +64,8 @@ def drop_unanswered(_error):
         answer.cancel()
 
 
-def enqueue(file, options: Options, look=lambda image: None) -> tuple[object, Future]:
-    """Decodes an upload and queues it for its caption; returns what `look` makes of the image, and the answer.
+def enqueue(file, options: Options, look=lambda photo: None) -> tuple[object, Future]:
+    """Decodes an upload and queues it for its caption; returns what `look` makes of the image, which it may change, and the answer.
 
     As many photos are decoded at a time as there are cores: a full-size one takes a lot of memory.
     """
@@ -75,8 +75,8 @@ def enqueue(file, options: Options, look=lambda image: None) -> tuple[object, Fu
         if captions.full:  # known before the work of decoding
             raise QueueFull
         with current_app.extensions["decoders"]:
-            image = decode(file, side)
-            seen, image = look(image), generator.prepare(image)
+            photo = decode(file, side)
+            image, seen = generator.prepare(photo), look(photo)
         gone = request.environ.get("waitress.client_disconnected", lambda: False)
         g.answers.append(captions.submit(image, gone, beam_width=options.width, alternatives=options.width))
     except QueueFull:
@@ -85,9 +85,9 @@ def enqueue(file, options: Options, look=lambda image: None) -> tuple[object, Fu
 
 
 def decode(file, side: int):
-    """An upload as RGB array, at least twice `side` where it was that large."""
+    """An upload as RGB image, at least twice `side` where it was that large."""
     try:
-        return read_image(file.stream, min_size=(side, side))
+        return open_photo(file.stream, min_size=(side, side))
     except ImageError as error:
         current_app.extensions["metrics"].errors.labels(error.kind).inc()
         raise

@@ -79,9 +79,8 @@ def describe(file, options: Options) -> dict:
     return {"name": file.filename, "answer": answer, **small_copy}
 
 
-def preview(image: np.ndarray) -> dict:
-    """A small copy that travels inside the page; the server keeps nothing."""
-    small = Image.fromarray(image)
+def preview(small: Image.Image) -> dict:
+    """The photo, made small, to travel inside the page; the server keeps nothing."""
     small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=85)

@@ -2,12 +2,13 @@
 
 import contextlib
 import ctypes
+import functools
 import gc
 import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,9 +23,17 @@ _here = threading.local()  # what a thread knows of itself
 _pool = ThreadPoolExecutor(PROCESSORS, "processor", initializer=lambda: setattr(_here, "one_of_several", True))
 
 
-def on_each_processor(function: Callable, items: Iterable) -> Iterator:
-    """``map`` with a thread for each processor; in there a `quantized` function keeps to one."""
-    return map(function, items) if hasattr(_here, "one_of_several") else _pool.map(function, items)
+def on_each_processor(function: Callable, items: Sequence) -> Iterator:
+    """``map`` with a thread for each processor; in there a `quantized` function keeps to one. A single item stays here."""
+    return map(function, items) if len(items) == 1 or hasattr(_here, "one_of_several") else _pool.map(function, items)
+
+
+def in_groups(items: Sequence, most: int) -> list[Sequence]:
+    """Slices of at most so many items, such that all processors have the same to do."""
+    processors = 1 if hasattr(_here, "one_of_several") else PROCESSORS
+    turns = max(1, -(-len(items) // (most * processors)))
+    size = max(1, -(-len(items) // (turns * processors)))
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def training_precision() -> str:
@@ -52,55 +61,68 @@ def compiled(function: Callable, xla: bool = False) -> Callable:
     return function
 
 
-def quantized(function: Callable, shape: tuple, dtype: str) -> Callable:
-    """``function``, compiled for inference by LiteRT with the weights it reads as they are now, rounded to int8.
+def quantized(function: Callable, shape: tuple, dtype: str, together: int = 1) -> Callable:
+    """``function``, compiled for inference by LiteRT with its weights rounded to int8.
 
     Args:
-        function: of one tensor, to a tuple of tensors, all of one item: their shapes begin with 1.
-        shape, dtype: of the tensor.
+        function: of a batch of items, one tensor (B, …), to a tuple of tensors (B, …).
+        shape, dtype: of an item.
+        together: items that a processor computes in one call where there are several; a call always computes so many.
 
     Returns a function of a batch, an array (B, …), to a list of arrays (B, …). One item gets all processors, up to
-    eight; of several, each processor takes the next (`on_each_processor`).
+    eight; of several, each processor takes the next few (`on_each_processor`). What one item needs is compiled at the
+    first call with one, what several need at the first with several, from the weights of that moment.
     """
     if keras.backend.backend() != "tensorflow":
         return compiled(function)
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
 
-    traced = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(shape, dtype))
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
-    converter.experimental_enable_resource_variables = False  # constants all, inside loops too
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    model = converter.convert()
-    _return_freed_memory()
+    @functools.cache
+    def converted(items):
+        traced = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec((items, *shape), dtype))
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
+        converter.experimental_enable_resource_variables = False  # constants all, inside loops too
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        try:
+            return converter.convert()
+        finally:
+            _return_freed_memory()
 
-    def interpreter(threads):
-        one = Interpreter(model_content=model, num_threads=threads)
+    making, running = threading.Lock(), threading.Lock()
+
+    def interpreter(items, threads):
+        with making:
+            one = Interpreter(model_content=converted(items), num_threads=threads)
         one.allocate_tensors()
         (into,) = one.get_input_details()
         results = [detail["index"] for detail in one.get_output_details()]
 
-        def run(item):
-            one.set_tensor(into["index"], np.asarray(item, dtype))
+        def run(batch):
+            one.tensor(into["index"])()[: len(batch)] = batch  # fewer leave what was there before: not looked at
             one.invoke()
-            return [one.get_tensor(index) for index in results]
+            return [one.get_tensor(index)[: len(batch)] for index in results]
 
         return run
 
-    alone, lock = interpreter(min(PROCESSORS, 8)), threading.Lock()  # an interpreter serves one thread at a time
+    shared = functools.cache(lambda items: interpreter(items, min(PROCESSORS, 8)))
     mine = threading.local()
 
-    def run_one_of_several(item):
-        if not hasattr(mine, "run"):
-            mine.run = interpreter(1)
-        return mine.run(item)
+    def run_some(batch):
+        items = together if len(batch) > 1 else 1
+        if not hasattr(_here, "one_of_several"):
+            with running:  # an interpreter serves one thread at a time
+                return shared(items)(batch)
+        own = mine.__dict__
+        if items not in own:
+            own[items] = interpreter(items, 1)
+        return own[items](batch)
 
     def run(batch):
-        items = [batch[i : i + 1] for i in range(len(batch))]
-        if len(items) == 1 and not hasattr(_here, "one_of_several"):
-            with lock:
-                return alone(*items)
-        return [np.concatenate(parts) for parts in zip(*on_each_processor(run_one_of_several, items))]
+        groups = in_groups(batch, together)
+        if len(groups) == 1:
+            return run_some(batch)
+        return [np.concatenate(parts) for parts in zip(*on_each_processor(run_some, groups))]
 
     return run
 

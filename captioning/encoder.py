@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.backend import quantized
-from captioning.images import ImageError, distort, read_image, resize_image
+from captioning.images import ImageError, distort, open_photo, resize_image
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Encoder(keras.Model):
         with self._making:
             if self._encode is None:
                 network = fold_batch_normalisation(self.backbone)
-                shape = (1, self.image_size, self.image_size, 3)
+                shape = (self.image_size, self.image_size, 3)
                 run = quantized(lambda images: (self._features(network, images),), shape, "uint8")
                 self._encode = lambda images: run(images)[0]
             return self._encode
@@ -190,7 +190,7 @@ def read_batches(paths: Mapping[str, Path], size: int, batch_size: int) -> Itera
     def read(item):
         name, path = item
         try:
-            return name, resize_image(read_image(path, min_size=(size, size)), (size, size)), None
+            return name, resize_image(open_photo(path, min_size=(size, size)), (size, size)), None
         except (ImageError, OSError) as error:
             return name, None, str(error)
 

@@ -56,6 +56,11 @@ def read_image(source, min_size: tuple[int, int] | None = None) -> np.ndarray:
     """
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source)
+    return np.asarray(open_photo(source, min_size))
+
+
+def open_photo(source, min_size: tuple[int, int] | None = None) -> Image.Image:
+    """`read_image` for Pillow: the same photo as an upright RGB image. An array is for `read_image` only."""
     if isinstance(source, Image.Image):
         return _decode(source)
     try:
@@ -70,20 +75,24 @@ def read_image(source, min_size: tuple[int, int] | None = None) -> np.ndarray:
     return _read_file(io.BytesIO(data), min_size)
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_image(image: np.ndarray | Image.Image, size: tuple[int, int]) -> np.ndarray:
     """Squashes an image to `size` (height, width), whatever its proportions; antialiased.
 
     Args:
-        image: uint8 array of shape (H, W, 3).
+        image: uint8 array of shape (H, W, 3), or what `open_photo` gives.
         size: (height, width) of the result.
 
     Returns:
         uint8 array of shape (height, width, 3).
     """
     height, width = size
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    if isinstance(image, np.ndarray):
+        if image.shape[:2] == size:
+            return image
+        image = Image.fromarray(image)
+    # The mean of the pixels that become one: as sharp as the photos of the data set, and faster than a wider filter.
+    smaller = width <= image.width and height <= image.height
+    return np.asarray(image.resize((width, height), Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR))
 
 
 def augment(image: np.ndarray, random: np.random.Generator, least: float = 0.7) -> np.ndarray:
@@ -121,7 +130,7 @@ def distort(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return result
 
 
-def _read_file(file, min_size) -> np.ndarray:
+def _read_file(file, min_size) -> Image.Image:
     if not file.read(1):
         raise ImageError("The file is empty. Choose it again, or save it again where it came from.")
     file.seek(0)
@@ -155,7 +164,7 @@ def _scans(file) -> int:
     return count
 
 
-def _decode(image: Image.Image, min_size=None) -> np.ndarray:
+def _decode(image: Image.Image, min_size=None) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large()
@@ -166,7 +175,7 @@ def _decode(image: Image.Image, min_size=None) -> np.ndarray:
             side = 2 * max(min_size)  # of both sides: the photo may be turned upright later
             image.draft(None, (side, side))
         image.load()
-        return np.asarray(_to_rgb(_upright(image)))
+        return _to_rgb(_upright(image))
     except Exception as error:  # as above: broken pixel data raises anything
         raise _damaged() from error
 

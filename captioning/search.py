@@ -21,6 +21,7 @@ from captioning.text import Tokenizer
 
 MAX_LENGTH = 20  # words; 98 % of Flickr8k's captions are shorter
 LENGTH_POWER = 0.7  # hypotheses are compared by log probability / length ** LENGTH_POWER
+TOGETHER = 5  # photos whose words a processor looks for side by side, in three quarters of the time
 IMPOSSIBLE = -1e9
 FUNCTION_WORDS = """
 a an the some other another and or with without of in on at to for from by as is are be has have 's , that which who where
@@ -141,8 +142,8 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, max_length: int = MAX_LE
     @functools.cache
     def compile_for(width):
         if frozen:
-            shape = (1, decoder.regions, decoder.settings["depth"])
-            return quantized(lambda features: search(features, width), shape, "float32")
+            shape = (decoder.regions, decoder.settings["depth"])
+            return quantized(lambda features: search(features, width), shape, "float32", TOGETHER)
         return compiled(lambda features: search(features, width), xla=True)
 
     making = threading.Lock()

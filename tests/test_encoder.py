@@ -6,7 +6,7 @@ from PIL import Image
 
 from captioning import encoder as encoder_module
 from captioning.artifacts import ArtifactError
-from captioning.backend import on_each_processor
+from captioning.backend import PROCESSORS, in_groups, on_each_processor
 from captioning.encoder import (
     ENCODERS,
     Encoder,
@@ -179,6 +179,15 @@ def test_features_without_their_array(encoder, pictures, tmp_path):
     (tmp_path / "features.npy").unlink()
     with pytest.raises(ArtifactError, match="features.pkl"):
         load_features(tmp_path / "features.pkl")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 5, 16, 257])
+def test_groups_are_even(number):
+    groups = in_groups(range(number), 5)
+    assert [item for group in groups for item in group] == list(range(number))
+    assert max(map(len, groups), default=0) <= 5 and (number < PROCESSORS or len(groups) >= PROCESSORS)
+    nested = next(on_each_processor(lambda _: in_groups(range(number), 5), [0, 0]))
+    assert len(nested) == -(-number // 5), "in there, no processor is left to share with"
 
 
 def test_several_photos_are_encoded_side_by_side(encoder):

@@ -98,6 +98,17 @@ def test_frozen_search_finds_the_same_and_keeps_its_weights(decoder, features):
     decoder.word_bias.assign(before)
 
 
+def test_any_number_of_images(features):
+    """Whatever the groups are that the processors take."""
+    search = make_search(build_decoder("attention", len(TOKENIZER), REGIONS, DEPTH, units=8), TOKENIZER, max_length=6, frozen=True)
+    alone = [search(features[b : b + 1], 2) for b in range(len(features))]
+    for number in (2, 3, 7, 23):
+        found = search(np.resize(features, (number, REGIONS, DEPTH)), 2)
+        for b in range(number):
+            assert found.tokens[b].tolist() == alone[b % len(features)].tokens[0].tolist()
+            np.testing.assert_allclose(found.scores[b], alone[b % len(features)].scores[0], rtol=1e-4)
+
+
 def test_alternatives_are_distinct_and_ranked(decoder, features):
     found = make_search(decoder, TOKENIZER, max_length=6)(features, 4)
     for tokens, scores in zip(found.tokens, found.scores):
