@@ -20,19 +20,23 @@ logging.getLogger("absl").addFilter(lambda record: "trackable_obj" not in record
 
 PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _here = threading.local()  # what a thread knows of itself
-_pool = ThreadPoolExecutor(PROCESSORS, "processor", initializer=lambda: setattr(_here, "one_of_several", True))
+_pool = ThreadPoolExecutor(PROCESSORS, "processor", initializer=lambda: setattr(_here, "processors", 1))
+
+
+def _processors() -> int:
+    """Those at the disposal of this thread."""
+    return getattr(_here, "processors", PROCESSORS)
 
 
 def on_each_processor(function: Callable, items: Sequence) -> Iterator:
-    """``map`` with a thread for each processor; in there a `quantized` function keeps to one. A single item stays here."""
-    return map(function, items) if len(items) == 1 or hasattr(_here, "one_of_several") else _pool.map(function, items)
+    """``map`` with a thread for each processor, which is then all that `quantized` functions use; a single item stays here."""
+    return map(function, items) if len(items) == 1 or _processors() == 1 else _pool.map(function, items)
 
 
 def in_groups(items: Sequence, most: int) -> list[Sequence]:
-    """Slices of at most so many items, such that all processors have the same to do."""
-    processors = 1 if hasattr(_here, "one_of_several") else PROCESSORS
-    turns = max(1, -(-len(items) // (most * processors)))
-    size = max(1, -(-len(items) // (turns * processors)))
+    """Slices of at most so many items, such that all processors have about the same to do."""
+    turns = max(1, -(-len(items) // (most * _processors())))
+    size = max(1, -(-len(items) // (turns * _processors())))
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
@@ -91,9 +95,9 @@ def quantized(function: Callable, shape: tuple, dtype: str, together: int = 1) -
 
     making, running = threading.Lock(), threading.Lock()
 
-    def interpreter(items, threads):
+    def interpreter(items):
         with making:
-            one = Interpreter(model_content=converted(items), num_threads=threads)
+            one = Interpreter(model_content=converted(items), num_threads=min(_processors(), 8))
         one.allocate_tensors()
         (into,) = one.get_input_details()
         results = [detail["index"] for detail in one.get_output_details()]
@@ -105,17 +109,17 @@ def quantized(function: Callable, shape: tuple, dtype: str, together: int = 1) -
 
         return run
 
-    shared = functools.cache(lambda items: interpreter(items, min(PROCESSORS, 8)))
+    shared = functools.cache(interpreter)
     mine = threading.local()
 
     def run_some(batch):
         items = together if len(batch) > 1 else 1
-        if not hasattr(_here, "one_of_several"):
+        if _processors() > 1:
             with running:  # an interpreter serves one thread at a time
                 return shared(items)(batch)
         own = mine.__dict__
         if items not in own:
-            own[items] = interpreter(items, 1)
+            own[items] = interpreter(items)
         return own[items](batch)
 
     def run(batch):

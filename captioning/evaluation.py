@@ -161,10 +161,10 @@ def per_image_cider(captions: Mapping[str, str], references: Mapping[str, Sequen
     return {name: 100 * float(score) for name, score in zip(hypotheses, scores)}
 
 
-class CiderReward:
-    """CIDEr of sampled captions, fast: the reward of self-critical training.
+class CaptionReward:
+    """CIDEr of sampled captions, and BLEU if asked for, fast: the reward of self-critical training.
 
-    Gives what the COCO scorer gives an image (before the × 100 of `score_captions`; a human caption gets
+    CIDEr is what the COCO scorer gives an image (before the × 100 of `score_captions`; a human caption gets
     about 0.8), but the document frequencies are those of the training references, counted once.
     Rennie et al., 2017, "Self-critical sequence training for image captioning".
 
@@ -177,7 +177,7 @@ class CiderReward:
         bleu: how many times to add the sentence's BLEU-1 + … + BLEU-4 (COCO scorer). They count every word, CIDEr the
             rare ones.
 
-    >>> reward = CiderReward({"dog.jpg": ["a dog runs"], "cat.jpg": ["a cat sleeps"]})
+    >>> reward = CaptionReward({"dog.jpg": ["a dog runs"], "cat.jpg": ["a cat sleeps"]})
     >>> reward.reward(["dog.jpg", "dog.jpg"], ["a dog", "a cat"]).round(2)
     array([3.49, 0.  ], dtype=float32)
     """

@@ -16,7 +16,7 @@ from captioning import artifacts
 from captioning.backend import compiled
 from captioning.decoder import Decoder
 from captioning.encoder import Encoder, Features, checksum, read_batches
-from captioning.evaluation import CiderReward, cider
+from captioning.evaluation import CaptionReward, cider
 from captioning.images import augment
 from captioning.search import MAX_LENGTH, make_sampler, make_search, sayable
 from captioning.text import Tokenizer
@@ -253,7 +253,7 @@ class SelfCriticalTraining(Training):
         self.settings |= {"samples": samples, "temperature": temperature}
         self.temperature = temperature
         self.sample = make_sampler(self.decoder, self.tokenizer, samples, temperature=temperature)
-        self.reward = CiderReward(self.train, end_token=True, brevity_penalty=True, bleu=0.5)
+        self.reward = CaptionReward(self.train, end_token=True, brevity_penalty=True, bleu=0.5)
         self.samples = samples
 
     def _loss(self, features, tokens, weights):

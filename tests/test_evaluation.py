@@ -10,7 +10,7 @@ import pytest
 from captioning import evaluation
 from captioning.evaluation import (
     COLUMNS,
-    CiderReward,
+    CaptionReward,
     agreement,
     calibration_error,
     cider,
@@ -180,7 +180,7 @@ def test_missing_captions_and_references(score):
 
 
 def test_reward_is_the_cider_of_coco():
-    reward = CiderReward(REFERENCES).reward(list(CAPTIONS), list(CAPTIONS.values()))
+    reward = CaptionReward(REFERENCES).reward(list(CAPTIONS), list(CAPTIONS.values()))
     assert reward.dtype == np.float32 and reward.shape == (4,)
     by_image = np.array(list(per_image_cider(CAPTIONS, REFERENCES).values())) / 100
     np.testing.assert_allclose(reward, by_image, atol=1e-5)
@@ -194,12 +194,12 @@ def test_reward_of_random_captions_is_the_cider_of_coco():
     captions = {name: sentence() for name in references}
     captions["7"] = ""
     expected = [score / 100 for score in per_image_cider(captions, references).values()]
-    reward = CiderReward(references).reward(list(captions), list(captions.values()))
+    reward = CaptionReward(references).reward(list(captions), list(captions.values()))
     np.testing.assert_allclose(reward, expected, atol=1e-5)
 
 
 def test_reward_takes_an_image_many_times_and_new_words():
-    reward = CiderReward(REFERENCES)
+    reward = CaptionReward(REFERENCES)
     scores = reward.reward(["dog.jpg"] * 3, ["a dog runs", "a dog runs", "zebra quagga"])
     assert scores[0] == scores[1] > scores[2] == 0
     assert reward.reward([], []).shape == (0,)
@@ -213,23 +213,23 @@ def test_reward_falls_with_brevity():
     """By BLEU's brevity penalty, against one word less than the mean length of the references."""
     references = {"1": ["a dog runs in the snow", "a dog runs in the tall grass"], "2": ["a cat"]}
     texts = ["a dog runs", "a dog runs in the tall white grass"]
-    plain, brief = (CiderReward(references, brevity_penalty=b).reward(["1", "1"], texts) for b in (False, True))
+    plain, brief = (CaptionReward(references, brevity_penalty=b).reward(["1", "1"], texts) for b in (False, True))
     assert brief[0] == pytest.approx(plain[0] * math.exp(1 - 5.5 / 3))
     assert brief[1] == plain[1] > 0
-    assert CiderReward(references, brevity_penalty=True).reward(["1"], [""]) == 0
+    assert CaptionReward(references, brevity_penalty=True).reward(["1"], [""]) == 0
 
 
 def test_reward_with_end_token_punishes_captions_that_break_off():
-    reward = CiderReward(REFERENCES, end_token=True)
+    reward = CaptionReward(REFERENCES, end_token=True)
     captions = ["a dog runs in a field", "a dog runs in a"]
     whole, cut = reward.reward(["dog.jpg"] * 2, captions)
-    whole_without, cut_without = CiderReward(REFERENCES).reward(["dog.jpg"] * 2, captions)
+    whole_without, cut_without = CaptionReward(REFERENCES).reward(["dog.jpg"] * 2, captions)
     assert whole - cut > whole_without - cut_without > 0
 
 
 def test_reward_counts_bleu():
     names, captions = ["dog.jpg"] * 2, [REFERENCES["dog.jpg"][0], "purple elephants"]
-    plain, mixed = (CiderReward(REFERENCES, bleu=bleu).reward(names, captions) for bleu in (0.0, 0.5))
+    plain, mixed = (CaptionReward(REFERENCES, bleu=bleu).reward(names, captions) for bleu in (0.0, 0.5))
     assert mixed - plain == pytest.approx([0.5 * 4, 0.0], abs=1e-3)  # BLEU-1 to BLEU-4 of people's own words are 1
 
 
