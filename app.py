@@ -70,7 +70,7 @@ def create_app(config: dict | None = None, generator=None) -> Flask:
         MAX_CONTENT_LENGTH=32 * 2**20,  # bytes of all photos in a request
         MAX_PHOTOS=20,  # in a request
         MAX_FORM_PARTS=100,  # files and other fields in a request
-        MAX_BATCH=16,  # photos that the model sees at once
+        MAX_BATCH=20,  # photos that the model sees at once
         BATCH_WAIT=0,  # seconds that a photo waits for company when the model is idle
         QUEUE_LENGTH=64,  # photos that wait for the model; one more is refused (503)
         REQUEST_TIMEOUT=30,  # seconds until a request gives up (503)

@@ -34,10 +34,9 @@ def on_each_processor(function: Callable, items: Sequence) -> Iterator:
 
 
 def in_groups(items: Sequence, most: int) -> list[Sequence]:
-    """Slices of at most so many items, such that all processors have about the same to do."""
-    turns = max(1, -(-len(items) // (most * _processors())))
-    size = max(1, -(-len(items) // (turns * _processors())))
-    return [items[i : i + size] for i in range(0, len(items), size)]
+    """Slices of so many items, as long as each processor gets one; the rest one by one."""
+    grouped = len(items) // (most * _processors()) * most * _processors()
+    return [items[i : i + most] for i in range(0, grouped, most)] + [items[i : i + 1] for i in range(grouped, len(items))]
 
 
 def training_precision() -> str:
@@ -71,11 +70,11 @@ def quantized(function: Callable, shape: tuple, dtype: str, together: int = 1) -
     Args:
         function: of a batch of items, one tensor (B, …), to a tuple of tensors (B, …).
         shape, dtype: of an item.
-        together: items that a processor computes in one call where there are several; a call always computes so many.
+        together: items that a processor computes in one call where there are that many (`in_groups`).
 
     Returns a function of a batch, an array (B, …), to a list of arrays (B, …). One item gets all processors, up to
-    eight; of several, each processor takes the next few (`on_each_processor`). What one item needs is compiled at the
-    first call with one, what several need at the first with several, from the weights of that moment.
+    eight; of several, each processor takes the next few (`on_each_processor`). It is compiled at the first call, from the
+    weights of that moment, for one item and for several apart.
     """
     if keras.backend.backend() != "tensorflow":
         return compiled(function)
@@ -103,9 +102,9 @@ def quantized(function: Callable, shape: tuple, dtype: str, together: int = 1) -
         results = [detail["index"] for detail in one.get_output_details()]
 
         def run(batch):
-            one.tensor(into["index"])()[: len(batch)] = batch  # fewer leave what was there before: not looked at
+            one.set_tensor(into["index"], np.asarray(batch, dtype))
             one.invoke()
-            return [one.get_tensor(index)[: len(batch)] for index in results]
+            return [one.get_tensor(index) for index in results]
 
         return run
 
@@ -113,7 +112,7 @@ def quantized(function: Callable, shape: tuple, dtype: str, together: int = 1) -
     mine = threading.local()
 
     def run_some(batch):
-        items = together if len(batch) > 1 else 1
+        items = len(batch)  # one, or as many as go together
         if _processors() > 1:
             with running:  # an interpreter serves one thread at a time
                 return shared(items)(batch)

@@ -95,27 +95,20 @@ def resize_image(image: np.ndarray | Image.Image, size: tuple[int, int]) -> np.n
     return np.asarray(image.resize((width, height), Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR))
 
 
-def augment(image: np.ndarray, random: np.random.Generator, least: float = 0.7) -> np.ndarray:
-    """A random crop of at least the share ``least`` of the area, squeezed back to size, mirrored half of the time."""
-    height, width, _ = image.shape
-    scale = np.sqrt(random.uniform(least, 1.0, 2))
-    w, h = scale[0] * width, scale[1] * height
-    left, top = random.uniform(0, width - w), random.uniform(0, height - h)
-    picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, (left, top, left + w, top + h))
-    if random.random() < 0.5:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(picture)
-
-
 def distort(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """`augment`, harder to recognise: tilted, a smaller crop, other light and colours, at times blurred, or partly hidden.
+    """A training photo made hard to recognise: tilted, cropped to at least 30 %, squeezed back to size, mirrored half of the
+    time, in other light and colours, at times blurred, or partly hidden.
 
-    Of a training photo, however cropped, a trained model knows the captions by heart; of this it must look.
+    Of the photo itself, and of mild crops of it, a trained model knows the captions by heart; of this it must look.
     """
     height, width, _ = image.shape
     mean = tuple(int(value) for value in image.mean((0, 1)))
     picture = Image.fromarray(image).rotate(random.uniform(-10, 10), Image.Resampling.BILINEAR, fillcolor=mean)
-    picture = Image.fromarray(augment(np.asarray(picture), random, least=0.3))
+    w, h = np.sqrt(random.uniform(0.3, 1.0, 2)) * (width, height)
+    left, top = random.uniform(0, width - w), random.uniform(0, height - h)
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR, (left, top, left + w, top + h))
+    if random.random() < 0.5:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         picture = enhance(picture).enhance(random.uniform(0.6, 1.4))
     if random.random() < 0.1:

@@ -55,7 +55,7 @@ class CaptionQueue:
         failing: whether the latest one did.
     """
 
-    def __init__(self, generator, beam_width: int = 3, alternatives: int = 1, max_batch: int = 16,
+    def __init__(self, generator, beam_width: int = 3, alternatives: int = 1, max_batch: int = 20,
                  max_wait: float = 0.0, max_waiting: int = 64, on_batch: Callable[[int, float], None] | None = None):
         if max_batch < 1 or max_waiting < 1:
             raise ValueError("a batch and the queue need room for one photo at least")
@@ -85,7 +85,7 @@ class CaptionQueue:
     def warm_up(self) -> None:
         """Compile and run the model, for one photo and for several; to be called before the first photo is submitted."""
         side = self.generator.encoder.image_size
-        for photos in (1, self.max_batch):
+        for photos in (1, max(1, self.max_batch - 1), self.max_batch):  # alone, some together and some not, all together
             self.generator.caption_batch([np.zeros((side, side, 3), np.uint8)] * photos, **self.options)
 
     def submit(self, image: np.ndarray, gone: Callable[[], bool] = lambda: False, **options) -> Future:

@@ -17,7 +17,7 @@ from captioning.backend import compiled
 from captioning.decoder import Decoder
 from captioning.encoder import Encoder, Features, checksum, read_batches
 from captioning.evaluation import CaptionReward, cider
-from captioning.images import augment
+from captioning.images import distort
 from captioning.search import MAX_LENGTH, make_sampler, make_search, sayable
 from captioning.text import Tokenizer
 
@@ -77,9 +77,9 @@ class Training:
         folder: checkpoints and the log live here. A run goes on from the last
             finished epoch it finds in it, if that was of the same settings and
             started from the same weights; otherwise it starts anew.
-        encoder, image_paths: to fine-tune the encoder too, on augmented pictures.
+        encoder, image_paths: to fine-tune the encoder too, on distorted pictures.
         learning_rate, encoder_learning_rate: Adam's, falling to 0 by a cosine over ``epochs``.
-        seed: of the order of the batches and of the augmentation.
+        seed: of the order of the batches and of the distortions.
 
     After `run`, decoder (and encoder) hold the weights of the epoch with the
     best validation CIDEr. ``captions`` are what was last said of the
@@ -147,7 +147,7 @@ class Training:
                 _, images, failed = next(pictures)
                 if failed:
                     raise ValueError(f"a training picture cannot be read: {failed}")
-                inputs = np.stack([augment(image, random) for image in images])
+                inputs = np.stack([distort(image, random) for image in images])
             else:
                 inputs = self._look(names, random)
             yield inputs, tokens, self._mask(tokens)

@@ -182,12 +182,13 @@ def test_features_without_their_array(encoder, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5, 16, 257])
-def test_groups_are_even(number):
+def test_groups_are_full_and_even(number):
     groups = in_groups(range(number), 5)
     assert [item for group in groups for item in group] == list(range(number))
-    assert max(map(len, groups), default=0) <= 5 and (number < PROCESSORS or len(groups) >= PROCESSORS)
+    assert {len(group) for group in groups} <= {1, 5}
+    assert sum(len(group) == 5 for group in groups) % PROCESSORS == 0, "each processor has the same"
     nested = next(on_each_processor(lambda _: in_groups(range(number), 5), [0, 0]))
-    assert len(nested) == -(-number // 5), "in there, no processor is left to share with"
+    assert len(nested) == number // 5 + number % 5, "in there, no processor is left to share with"
 
 
 def test_several_photos_are_encoded_side_by_side(encoder):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from captioning import images
-from captioning.images import ImageError, augment, distort, read_image, resize_image
+from captioning.images import ImageError, distort, read_image, resize_image
 
 RED, WHITE = (250, 10, 10), (255, 255, 255)
 
@@ -180,13 +180,6 @@ def test_too_many_pixels_are_refused_by_the_header_alone(size):
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4)
     with pytest.raises(ImageError, match="50 million pixels"):
         read_image(header)
-
-
-def test_augmentation_keeps_size_and_type():
-    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), "uint8")
-    changed = augment(image, np.random.default_rng(1))
-    assert changed.shape == image.shape and changed.dtype == np.uint8
-    assert (changed != image).any()
 
 
 def test_a_distorted_picture_keeps_its_size_and_depends_on_chance_alone():
