@@ -65,7 +65,9 @@ def drop_unanswered(_error):
 
 
 def enqueue(file, options: Options, look=lambda photo: None) -> tuple[object, Future]:
-    """Decodes an upload and queues it for its caption; returns what `look` makes of the image, which it may change, and the answer.
+    """Decodes an upload and queues it for its caption; returns what `look` makes of the image, and the answer.
+
+    `look` may change the image.
 
     As many photos are decoded at a time as there are cores: a full-size one takes a lot of memory.
     """
