@@ -7,6 +7,7 @@ small = resize_image(image, (224, 224))    # what an encoder eats
 """
 
 import io
+import math
 import os
 
 import numpy as np
@@ -22,6 +23,9 @@ MAX_PIXELS = 50_000_000
 MAX_SCANS = 15
 """Passes in which a JPEG of `MAX_PIXELS` may be stored, and a smaller one in more. Ten are usual; thousands are there
 to keep a server busy."""
+
+MAX_STEP = 2.25
+"""From pixel to pixel, when a photo is made smaller: Flickr's photos have 500 on their longer side, the encoder 224."""
 
 
 class ImageError(ValueError):
@@ -76,7 +80,9 @@ def open_photo(source, min_size: tuple[int, int] | None = None) -> Image.Image:
 
 
 def resize_image(image: np.ndarray | Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """Squashes an image to `size` (height, width), whatever its proportions; antialiased.
+    """Squashes an image to `size` (height, width), whatever its proportions, as the data sets' photos were: of pixels at
+    regular distances one is taken, the others are left out. What is so large that more than `MAX_STEP` would be
+    left out for each is first made smaller by whole numbers, by the mean.
 
     Args:
         image: uint8 array of shape (H, W, 3), or what `open_photo` gives.
@@ -90,9 +96,9 @@ def resize_image(image: np.ndarray | Image.Image, size: tuple[int, int]) -> np.n
         if image.shape[:2] == size:
             return image
         image = Image.fromarray(image)
-    # The mean of the pixels that become one: as sharp as the photos of the data set, and faster than a wider filter.
+    image = image.reduce((math.ceil(image.width / width / MAX_STEP), math.ceil(image.height / height / MAX_STEP)))
     smaller = width <= image.width and height <= image.height
-    return np.asarray(image.resize((width, height), Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR))
+    return np.asarray(image.resize((width, height), Image.Resampling.NEAREST if smaller else Image.Resampling.BILINEAR))
 
 
 def distort(image: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -133,6 +133,11 @@ def test_callers_image_stays_as_it_was():
     assert image.size == (1600, 1200)
 
 
+def test_resized_like_the_photos_of_the_data_set():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (333, 500, 3), np.uint8))
+    assert np.array_equal(resize_image(noise, (224, 224)), noise.resize((224, 224), Image.Resampling.NEAREST))
+
+
 def test_resize():
     image = np.asarray(picture((64, 48)))
     small = resize_image(image, (12, 10))
