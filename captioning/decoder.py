@@ -114,15 +114,17 @@ class AttentionDecoder(Decoder):
 
     Bottom-Up and Top-Down Attention (Anderson et al., 2018, arXiv:1707.07998), with the gate on what is seen of
     Show, Attend and Tell (Xu et al., 2015, arXiv:1502.03044) and a residual from the first LSTM to the second.
+    Regions and what the LSTM looks for are compared in U // 2 numbers.
     """
 
     attends = True
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.compared = self.units // 2
         self.project = layers.Dense(self.units, activation="relu", name="project")
-        self.keys = layers.Dense(self.units, name="keys")
-        self.query_and_gate = layers.Dense(2 * self.units, name="query_and_gate")
+        self.keys = layers.Dense(self.compared, name="keys")
+        self.query_and_gate = layers.Dense(self.compared + self.units, name="query_and_gate")
         self.energy = layers.Dense(1, use_bias=False, name="energy")
         self.image_gates = layers.Dense(4 * self.units, use_bias=False, name="image_gates")
         self.looking_gates = layers.Dense(4 * self.units, name="looking_gates")  # of the LSTM that looks
@@ -139,7 +141,7 @@ class AttentionDecoder(Decoder):
         hidden, cell, looking, looking_cell = state
         gates = image_gates + self.looking_gates(ops.concatenate([words, hidden, looking], axis=-1))
         looking, looking_cell = self.lstm(gates, looking_cell)
-        query, gate = ops.split(self.query_and_gate(looking), 2, axis=-1)
+        query, gate = ops.split(self.query_and_gate(looking), [self.compared], axis=-1)
         energy = self.energy(ops.tanh(ops.expand_dims(keys, 1) + ops.expand_dims(query, 2)))[..., 0]
         attention = ops.softmax(energy, axis=-1)  # (B, C, R)
         context = ops.sigmoid(gate) * ops.matmul(attention, values)

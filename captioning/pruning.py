@@ -19,7 +19,7 @@ def prune(decoder: AttentionDecoder, units: int, features: np.ndarray, tokens: n
         features: (N, R, D) float of some training images; a few hundred are enough.
         tokens: (N, C, T) int, captions of each, padded with 0.
     """
-    U = decoder.units
+    U, A = decoder.units, decoder.compared
     seen = _activations(decoder, features, tokens)
     embedding = ops.convert_to_numpy(decoder.embedding.embeddings)
     word_bias = ops.convert_to_numpy(decoder.word_bias)
@@ -33,14 +33,14 @@ def prune(decoder: AttentionDecoder, units: int, features: np.ndarray, tokens: n
     def moves(name, *readers):
         return seen[name].var(0) * sum((weights**2).sum(1) for weights in readers)
 
-    def strongest(importance):
-        return np.sort(np.argsort(importance)[-units:])
+    def strongest(importance, number=units):
+        return np.sort(np.argsort(importance)[-number:])
 
     words = strongest(moves("words", looking_gates[:U]) + seen["said"].var(0) * (embedding**2).sum(0))
     regions = strongest(moves("values", keys, image_gates) + moves("context", gates[:U], output[U:]))
     looking = strongest(moves("looking", gates[U : 2 * U], looking_gates[2 * U :], ask))
     hidden = strongest(moves("hidden", gates[2 * U :], looking_gates[U : 2 * U], output[:U]))
-    matches = strongest(energy[:, 0] ** 2 * np.tanh(seen["keys"]).var(0))
+    matches = strongest(energy[:, 0] ** 2 * np.tanh(seen["keys"]).var(0), units // 2)
 
     def refit(name, kept, weights):
         """Rows for the units that are left: least squares, with a little ridge."""
@@ -54,7 +54,7 @@ def prune(decoder: AttentionDecoder, units: int, features: np.ndarray, tokens: n
         return np.concatenate([part[..., kept] for part in np.split(weights, 4, axis=-1)], axis=-1)
 
     def ask_columns(weights):
-        return np.concatenate([weights[..., :U][..., matches], weights[..., U:][..., regions]], axis=-1)
+        return np.concatenate([weights[..., :A][..., matches], weights[..., A:][..., regions]], axis=-1)
 
     from_context = [refit("context", regions, weights) for weights in (gates[:U], output[U:])]
     from_looking = [refit("looking", looking, weights) for weights in (gates[U : 2 * U], looking_gates[2 * U :], ask)]
@@ -91,7 +91,7 @@ def _activations(decoder: AttentionDecoder, features: np.ndarray, tokens: np.nda
         memory, state = decoder.start(features[start : start + 50])
         state = tuple(ops.repeat(s, captions.shape[1], axis=1) for s in state)
         see("values", ops.reshape(memory[0], (-1, decoder.units)))
-        see("keys", ops.reshape(memory[1], (-1, decoder.units)))
+        see("keys", ops.reshape(memory[1], (-1, decoder.compared)))
         words = decoder.embed(captions)
         for t in range(captions.shape[2] - 1):
             real = captions[:, :, t + 1] != 0

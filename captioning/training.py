@@ -141,13 +141,15 @@ class Training:
         random = np.random.default_rng([self.seed, epoch, 1])
         if self.encoder:
             order = {n: self.image_paths[n] for names, _ in batches for n in names}
-            pictures = read_batches(order, self.encoder.image_size, self.batch_size)
+            stream, pictures = read_batches(order, self.encoder.image_size, self.batch_size), {}
         for names, tokens in batches:
             if self.encoder:
-                _, images, failed = next(pictures)
-                if failed:
-                    raise ValueError(f"a training picture cannot be read: {failed}")
-                inputs = np.stack([distort(image, random) for image in images])
+                while names[-1] not in pictures:  # one batch, anywhere, is shorter than what comes of the stream
+                    read, images, failed = next(stream)
+                    if failed:
+                        raise ValueError(f"a training picture cannot be read: {failed}")
+                    pictures.update(zip(read, images))
+                inputs = np.stack([distort(pictures.pop(name), random) for name in names])
             else:
                 inputs = self._look(names, random)
             yield inputs, tokens, self._mask(tokens)

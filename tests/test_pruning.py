@@ -4,7 +4,8 @@ import pytest
 from captioning.decoder import build_decoder
 from captioning.pruning import prune
 
-VOCABULARY, REGIONS, DEPTH, UNITS, WIDE = 11, 4, 6, 5, 9
+VOCABULARY, REGIONS, DEPTH, UNITS, WIDE = 11, 4, 7, 6, 10
+UNIT_PLACES = np.array([0, 2, 4, 5, 8, 9])  # the first half of them in the first half
 RANDOM = np.random.default_rng(0)
 FEATURES = RANDOM.random((40, REGIONS, DEPTH)).astype("float32")
 TOKENS = np.pad(RANDOM.integers(2, VOCABULARY, (40, 2, 5)), ((0, 0), (0, 0), (0, 2)))  # two of padding
@@ -17,24 +18,29 @@ def random_decoder(units, seed):
     return decoder
 
 
-def spread(weights, places, axis, groups):
-    """Weights with zeros between, so that what was unit i of a group is now unit places[i]."""
-    parts = np.split(weights, groups, axis)
-    wide = [np.zeros([WIDE if a == axis else n for a, n in enumerate(part.shape)]) for part in parts]
-    for target, part in zip(wide, parts):
+def spread(weights, axis):
+    """Weights with zeros between along an axis of units: what was unit i of a group is unit UNIT_PLACES[i] of a wider one."""
+    size = weights.shape[axis]
+    if size % (UNITS // 2):
+        return weights  # not an axis of units
+    halves = size // (UNITS // 2)  # groups of UNITS, but for the first, which is of half as many where halves are odd
+    groups = [UNITS // 2] * (halves % 2) + [UNITS] * (halves // 2)
+    wide = []
+    for part in np.split(weights, np.cumsum(groups)[:-1], axis):
+        places = UNIT_PLACES[: part.shape[axis]]
+        target = np.zeros([part.shape[axis] * WIDE // UNITS if a == axis else n for a, n in enumerate(part.shape)])
         np.moveaxis(target, axis, 0)[places] = np.moveaxis(part, axis, 0)
+        wide.append(target)
     return np.concatenate(wide, axis)
 
 
 def test_units_that_do_nothing_go_and_nothing_changes():
     narrow = random_decoder(UNITS, 1)
     wide = build_decoder("attention", VOCABULARY, REGIONS, DEPTH, units=WIDE)
-    places = np.array([0, 2, 3, 6, 8])
     for ours, theirs in zip(narrow.weights, wide.weights):
         weights = ours.numpy()
-        for axis, (small, large) in enumerate(zip(ours.shape, theirs.shape)):
-            if small != large:
-                weights = spread(weights, places, axis, small // UNITS)
+        for axis in range(weights.ndim):
+            weights = spread(weights, axis)
         theirs.assign(weights)
     expected = narrow([FEATURES, TOKENS]).numpy()
     assert wide([FEATURES, TOKENS]).numpy() == pytest.approx(expected, abs=1e-4)
