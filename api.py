@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from captioning.figures import plot_attention
 from captioning.images import ImageError
-from intake import IMAGE_STATUS, Options, decode, enqueue, several_uploads, uploads, wait
+from intake import IMAGE_STATUS, Options, busy, decode, enqueue, several_uploads, uploads, wait
 
 SWAGGER = Path(importlib.util.find_spec("flask_openapi_swagger").origin).parent / "templates" / "swagger"
-STRIP_SIDE = 448  # pixels of the photo in an attention strip, at least
+STRIP_SIDE = 448  # pixels of a photo's longer side in an attention strip
+strips = threading.Semaphore(8)  # asked for at a time; each takes about a second
 drawing = threading.Lock()  # Matplotlib is not thread-safe
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -227,16 +228,20 @@ def attention(form: AttentionForm):
     """
     if len(files := uploads()) != 1:
         abort(400, _("Send one photo in the multipart field 'image'."))
+    if not strips.acquire(blocking=False):
+        busy("queue full", _("Too many photos are waiting just now. Please try again in a moment."))
     try:
         with current_app.extensions["decoders"]:
-            image = np.asarray(decode(files[0], STRIP_SIDE // 2))
+            photo = decode(files[0], STRIP_SIDE // 2)
+            photo.thumbnail((STRIP_SIDE, STRIP_SIDE))
+        words, maps = zip(*((word.text, np.array(word.attention)) for word in form.words))
+        file = io.BytesIO()
+        with drawing:
+            plot_attention(np.asarray(photo), words, maps).savefig(file, dpi=150)
     except ImageError as error:
         abort(IMAGE_STATUS[error.kind], _(str(error)))
-    step = max(1, min(image.shape[:2]) // STRIP_SIDE)
-    file = io.BytesIO()
-    with drawing:
-        words, maps = zip(*((word.text, np.array(word.attention)) for word in form.words))
-        plot_attention(image[::step, ::step], words, maps).savefig(file, dpi=150)
+    finally:
+        strips.release()
     return file.getvalue(), {"Content-Type": "image/png", "Content-Disposition": 'attachment; filename="attention.png"'}
 
 

@@ -13,6 +13,7 @@ import threading
 import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -23,9 +24,11 @@ from babel.messages.pofile import read_po
 from PIL import Image
 from werkzeug.datastructures import FileStorage
 
+import api
 import app as web
 import page
 from app import create_app
+from captioning.figures import plot_attention
 from intake import Options
 from page import confidence, in_words, sentence
 
@@ -309,6 +312,27 @@ def test_captions_with_attention_and_its_picture(app, post, client, generator):
     drawn = Image.open(io.BytesIO(response.data))
     rows = -(-(len(words) + 1) // 5)
     assert drawn.format == "PNG" and drawn.width == 2100 and drawn.height == rows * 450
+
+
+def test_a_strip_of_a_long_picture_takes_no_more_memory(client):
+    long, sizes = photo(picture(size=(60, 20_000))), []
+
+    def plot(image, words, maps):
+        sizes.append(image.shape)
+        return plot_attention(image, words, maps)
+
+    with patch.object(api, "plot_attention", plot):
+        assert client.post("/api/attention", data={"image": long, "words": json.dumps([WORD])}).status_code == 200
+    assert max(sizes[0]) <= 448
+
+
+def test_too_many_strips_are_refused_at_once(client):
+    with patch.object(api, "strips", threading.Semaphore(1)), api.strips:
+        response = client.post("/api/attention", data={"image": photo(), "words": json.dumps([WORD])})
+        assert response.status_code == 503 and response.headers["Retry-After"]
+    for _ in range(10):  # a broken picture gives its place back
+        assert client.post("/api/attention", data={"image": broken(), "words": json.dumps([WORD])}).status_code == 415
+    assert client.post("/api/attention", data={"image": photo(), "words": json.dumps([WORD])}).status_code == 200
 
 
 @pytest.mark.parametrize(
