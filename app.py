@@ -13,6 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
+import limits
 import waitress
 from babel import negotiate_locale
 from flask import Flask, current_app, jsonify, render_template, request
@@ -114,14 +115,21 @@ def read_settings(config) -> None:
     defaults = dict(config)
     config.from_prefixed_env("CAPTIONER")
     for name, default in defaults.items():
-        value, good = config[name], True
-        if isinstance(default, list):
-            good = isinstance(value, list)
-        elif isinstance(default, (int, float)) and not isinstance(default, bool):
-            least = 0 if name in ("BATCH_WAIT", "PROXIES") else 1
-            good = isinstance(value, (int, type(default))) and value >= least
-        if not good:
-            raise ValueError(f"CAPTIONER_{name}={value!r} is not understood. An example: {default!r}.")
+        if not is_understood(name, config[name], default):
+            raise ValueError(f"CAPTIONER_{name}={config[name]!r} is not understood. An example: {default!r}.")
+
+
+def is_understood(name: str, value, default) -> bool:
+    if name == "RATE_LIMIT":
+        try:
+            return not value or bool(limits.parse_many(str(value)))
+        except ValueError:
+            return False
+    if isinstance(default, list):
+        return isinstance(value, list)
+    if isinstance(default, (int, float)) and not isinstance(default, bool):
+        return isinstance(value, (int, type(default))) and value >= (0 if name in ("BATCH_WAIT", "PROXIES") else 1)
+    return True
 
 
 def load_generator(config):

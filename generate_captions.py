@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import errno
 import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -26,11 +28,10 @@ from captioning import artifacts
 from captioning.artifacts import ArtifactError
 from captioning.backend import in_groups, on_each_processor
 from captioning.encoder import Encoder
-from captioning.images import ImageError, open_photo, read_image, resize_image
+from captioning.images import SUFFIXES, ImageError, open_photo, read_image, resize_image
 from captioning.search import TOGETHER, Hypotheses, make_search
 from captioning.text import Tokenizer
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 MAX_BEAM_WIDTH = 10
 
 
@@ -189,6 +190,23 @@ def write_captions(results: Iterable[tuple[Path, Caption | None, str | None]], k
         output.write("\n")
 
 
+def check_writable(path: Path) -> None:
+    """Raise the OSError before the work that `write_output` would raise after it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.is_file() or not path.exists():
+        tempfile.TemporaryFile(dir=path.resolve().parent).close()
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file in one step, also through a link; what is no file, such as /dev/stdout, as it is."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+    else:
+        artifacts.write_bytes(path.resolve(), data)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 all captioned, 1 some failed, 2 wrong usage or artifacts."""
     parser = argparse.ArgumentParser(description="Caption photos.")
@@ -203,7 +221,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not photos:
         parser.error("no photos found in " + ", ".join(options.photos))
     try:
-        generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", "artifacts"))
+        if options.output:
+            check_writable(options.output)
+        generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", Path(__file__).parent / "artifacts"))
+    except OSError as error:
+        print(f"error: cannot write {options.output}: {error.strerror}", file=sys.stderr)
+        return 2
     except ArtifactError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -222,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_captions(watched(), options.format, text if options.output else sys.stdout)
     if options.output:
         try:
-            artifacts.write_bytes(options.output, text.getvalue().encode())
+            write_output(options.output, text.getvalue().encode())
         except OSError as error:
             print(f"error: cannot write {options.output}: {error.strerror}", file=sys.stderr)
             return 2

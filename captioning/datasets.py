@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from captioning.images import SUFFIXES
+
 SPLITS = ("train", "validation", "test")
 
 LAYOUTS = """\
@@ -36,7 +38,6 @@ Flickr8k_text.zip into this folder, or the Kaggle data set adityajn105/flickr8k.
 
 _TEXT_FOLDERS = ("", "Flickr8k_text", "flickr30k_images", "annotations")  # where caption files are looked for
 _PHOTO_FOLDER_DEPTH = 3  # Kaggle packs Flickr30k's photos in flickr30k_images/flickr30k_images/flickr30k_images/
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 _FLICKR8K_SPLIT_FILES = dict(zip(SPLITS, (f"Flickr_8k.{part}Images.txt" for part in ("train", "dev", "test"))))
 _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "validation", "test": "test"}
 _LOST_CHARACTER = re.compile(r"[\ufffd\ud800-\udfff]")  # what is left of bytes that are not UTF-8
@@ -239,7 +240,7 @@ def _usable_captions(captions: list[_Caption], problems: _Problems) -> dict[str,
         line = (image, str(number), text)
         if _LOST_CHARACTER.search(image + text):
             problems.add("undecodable bytes, line skipped", where)
-        elif PurePosixPath(image).suffix.lower() not in _IMAGE_SUFFIXES:
+        elif PurePosixPath(image).suffix.lower() not in SUFFIXES:
             problems.add("image name with a stray extension skipped", image or where)
         elif not text:
             problems.add("empty caption skipped", where)
@@ -325,7 +326,7 @@ def _list_photos(folder: Path) -> dict[str, list[Path]]:
         deep = len(Path(parent).relative_to(folder).parts) >= _PHOTO_FOLDER_DEPTH
         folders[:] = [] if deep else sorted(name for name in folders if not name.startswith((".", "__")))
         for name in files:
-            if os.path.splitext(name)[1].lower() in _IMAGE_SUFFIXES:
+            if os.path.splitext(name)[1].lower() in SUFFIXES:
                 photos.setdefault(name, []).append(Path(parent, name))
     for paths in photos.values():
         paths.sort(key=lambda path: len(path.parts))

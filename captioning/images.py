@@ -17,6 +17,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """The only formats that are tried, whatever the file's name; no other Pillow plugin runs."""
 
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+"""Of files that are taken for photos where a folder is searched."""
+
 MAX_PIXELS = 50_000_000
 """Larger pictures are refused as soon as their header is read, before any pixel is decoded."""
 

@@ -165,6 +165,8 @@ def make_sampler(decoder: Decoder, tokenizer: Tokenizer, samples: int, max_lengt
     """Compile random sampling: features (B, R, D) → tokens (B, samples, T) int32, drawn word by word.
 
     The lower the ``temperature``, the more often the likeliest words are drawn. Used by self-critical training.
+
+    Returns that function and its `keras.random.SeedGenerator`.
     """
     allowed = sayable(tokenizer, decoder.vocabulary_size)
     seeds = keras.random.SeedGenerator(0)
@@ -186,7 +188,7 @@ def make_sampler(decoder: Decoder, tokenizer: Tokenizer, samples: int, max_lengt
             tokens.append(last)
         return ops.stack(tokens, axis=-1)
 
-    return compiled(sample)
+    return compiled(sample), seeds
 
 
 def sayable(tokenizer: Tokenizer, vocabulary_size: int) -> np.ndarray:

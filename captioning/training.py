@@ -254,7 +254,7 @@ class SelfCriticalTraining(Training):
         super().__init__(*args, label_smoothing=0.0, **kwargs)
         self.settings |= {"samples": samples, "temperature": temperature}
         self.temperature = temperature
-        self.sample = make_sampler(self.decoder, self.tokenizer, samples, temperature=temperature)
+        self.sample, self.seeds = make_sampler(self.decoder, self.tokenizer, samples, temperature=temperature)
         self.reward = CaptionReward(self.train, end_token=True, brevity_penalty=True, bleu=0.5)
         self.samples = samples
 
@@ -269,7 +269,7 @@ class SelfCriticalTraining(Training):
         names = list(self.train)
         random = np.random.default_rng([self.seed, epoch])
         random.shuffle(names)
-        keras.utils.set_random_seed(self.seed + epoch)
+        self.seeds.state.assign(random.integers(2**32, size=2, dtype="uint32"))
         for i in range(0, len(names), self.batch_size):
             batch = names[i : i + self.batch_size]
             features = self._look(batch, random)

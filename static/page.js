@@ -308,8 +308,14 @@ function restore() {
   }
 }
 
+let downloading; // that is no way to leave the page
+results.addEventListener("submit", () => {
+  clearTimeout(downloading);
+  downloading = setTimeout(() => (downloading = undefined), 1000);
+});
+
 addEventListener("beforeunload", (event) => {
-  if (active.size || unsaved.size) event.preventDefault();
+  if (!downloading && (active.size || unsaved.size)) event.preventDefault();
 });
 
 document.querySelector("#clear").addEventListener("click", () => {
@@ -352,9 +358,10 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
 options.addEventListener("submit", (event) => event.preventDefault());
 options.addEventListener("input", () => {
   if (!options.reportValidity()) return;
-  const address = `?${new URLSearchParams(new FormData(options))}`;
-  history.replaceState(null, "", address);
-  form.action = address;
+  const action = new URL(form.action); // an error page may stand at any other address
+  action.search = new URLSearchParams(new FormData(options));
+  form.action = action;
+  history.replaceState(null, "", action.search);
 });
 
 document.documentElement.classList.add("js");

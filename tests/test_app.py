@@ -546,7 +546,8 @@ def test_start():
         assert server.wait(10) == 0
 
 
-def test_a_setting_of_the_wrong_kind_is_named(monkeypatch, capsys):
-    monkeypatch.setenv("CAPTIONER_MAX_BATCH", "many")
+@pytest.mark.parametrize(("name", "value"), [("MAX_BATCH", "many"), ("RATE_LIMIT", "600"), ("ALLOWED_ORIGINS", "https://a.org")])
+def test_a_setting_of_the_wrong_kind_is_named(name, value, monkeypatch, capsys):
+    monkeypatch.setenv(f"CAPTIONER_{name}", value)
     assert web.main(["--port", "0"]) == 2
-    assert "CAPTIONER_MAX_BATCH" in capsys.readouterr().err
+    assert f"CAPTIONER_{name}" in capsys.readouterr().err

@@ -1,17 +1,20 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from captioning.images import ImageError
-from generate_captions import Caption, find_photos, main, write_captions
+from generate_captions import Caption, CaptionGenerator, find_photos, main, write_captions
 
 ROOT = Path(__file__).parent.parent
 
@@ -72,7 +75,7 @@ def test_folders_are_searched_in_order(photos):
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "generate_captions.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, ROOT / "generate_captions.py", *map(str, arguments)], cwd="/", capture_output=True, text=True
     )
 
 
@@ -111,8 +114,25 @@ def test_csv_and_coco_files(in_process, photos, tmp_path):
 
 def test_output_that_cannot_be_written(in_process, photos, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
-    assert in_process([str(photos / "b.jpg"), "--output", str(tmp_path / "file" / "x.txt")]) == 2
-    assert "cannot write" in capsys.readouterr().err
+    (tmp_path / "folder").mkdir()
+    for output in ("file/x.txt", "folder"):
+        with patch.object(CaptionGenerator, "load", side_effect=AssertionError("asked before the work, not after it")):
+            assert in_process([str(photos / "b.jpg"), "--output", str(tmp_path / output)]) == 2
+        assert "cannot write" in capsys.readouterr().err
+
+
+def test_output_through_a_link(in_process, photos, tmp_path):
+    (tmp_path / "captions.txt").write_text("old")
+    (tmp_path / "link").symlink_to("captions.txt")
+    assert in_process([str(photos / "b.jpg"), "--output", str(tmp_path / "link")]) == 0
+    assert (tmp_path / "link").is_symlink() and "b.jpg" in (tmp_path / "captions.txt").read_text()
+    os.mkfifo(tmp_path / "pipe")
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_text()))
+    read = []
+    reader.start()
+    assert in_process([str(photos / "b.jpg"), "--output", str(tmp_path / "pipe")]) == 0
+    reader.join()
+    assert "b.jpg" in "".join(read)
 
 
 @pytest.mark.parametrize("arguments", [[], ["x.jpg", "--beam-width", "0"], ["x.jpg", "--format", "xml"]])

@@ -126,7 +126,7 @@ def test_attention_sums_to_one_for_each_word(decoder, features):
 
 def test_no_special_token_in_a_caption(decoder, features):
     specials = {TOKENIZER.pad, TOKENIZER.start, TOKENIZER.unknown}
-    samples = ops.convert_to_numpy(make_sampler(decoder, TOKENIZER, 50, max_length=6)(features)).reshape(-1, 6)
+    samples = ops.convert_to_numpy(make_sampler(decoder, TOKENIZER, 50, max_length=6)[0](features)).reshape(-1, 6)
     beams = make_search(decoder, TOKENIZER, max_length=6)(features, 4).tokens.reshape(-1, 6)
     for row in (*samples.tolist(), *beams.tolist()):
         end = row.index(TOKENIZER.end) if TOKENIZER.end in row else len(row)

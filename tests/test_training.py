@@ -93,17 +93,18 @@ def test_it_trains_on_all_views_and_validates_on_the_whole_photo(cls, features, 
     assert training.validate()["val_loss"] == make(Training, tmp_path, features, training.decoder).validate()["val_loss"]
 
 
-def test_an_interrupted_run_ends_where_a_whole_one_does(features, tmp_path):
-    whole = make(Training, tmp_path / "whole", features).run()
+@pytest.mark.parametrize("cls", [Training, SelfCriticalTraining])
+def test_an_interrupted_run_ends_where_a_whole_one_does(cls, features, tmp_path):
+    whole = make(cls, tmp_path / "whole", features).run()
 
     def interrupt(epoch, values):
         if epoch == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(Training, tmp_path / "cut", features).run(interrupt)
+        make(cls, tmp_path / "cut", features).run(interrupt)
     epochs = []
-    resumed = make(Training, tmp_path / "cut", features).run(lambda epoch, _: epochs.append(epoch))
+    resumed = make(cls, tmp_path / "cut", features).run(lambda epoch, _: epochs.append(epoch))
     assert epochs == [2, 3]
     assert resumed["loss"] == pytest.approx(whole["loss"], rel=1e-3)
 

@@ -303,6 +303,10 @@ def test_browser_asks_before_edits_are_lost_that_it_has_no_room_for(visit):
     page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
     page.get_by_label("Text to publish").click()  # browsers ask only those who did something
     page.get_by_label("Text to publish").fill("My own words.")
+    with page.expect_download():
+        page.get_by_role("button", name="CSV", exact=True).click()
+    assert not asked
+    page.wait_for_timeout(1100)
     page.locator("body").evaluate("() => { location.reload(); }")
     page.wait_for_timeout(500)
     assert asked == ["beforeunload"]
@@ -322,6 +326,15 @@ def test_options_stand_in_the_address(visit, generator):
     found = generator.caption(picture(), 5, 5).alternatives[:4]
     texts = [text.lower().rstrip(".") for text in card.locator(".choices li [lang]").all_text_contents()]
     assert texts == [choice.text.lower() for choice in found]
+
+
+def test_options_work_on_an_error_page(visit, address):
+    page = visit()
+    page.goto(f"{address}/nothing")
+    page.get_by_text("Options", exact=True).click()
+    page.get_by_label("Captions to choose from").fill("2")
+    card = describe(page)
+    expect(card.locator(".choices li")).to_have_count(2)
 
 
 # Without JavaScript
