@@ -32,7 +32,7 @@ class Problem(BaseModel):
     """Any error."""
 
     status: Literal["error"]
-    message: str = Field(description="What is wrong and what to do, in the language of Accept-Language.")
+    message: str = Field(description="What is wrong and what to do, in the language of Accept-Language; what a field lacks, in English.")
 
 
 class Prediction(BaseModel):
@@ -262,6 +262,8 @@ def refuse(error: ValidationError):
     """What does not fit the models, as the one kind of error that we have."""
     first = error.errors()[0]
     name = ".".join(map(str, first["loc"]))
+    if name == "image" and error.title == Photos.__name__:
+        abort(400, _("Send photos in the multipart field 'image', which may be repeated."))
     if name == "image":
         abort(400, _("Send one photo in the multipart field 'image'."))
     abort(400, f"{name}: {first['msg']}.")

@@ -172,6 +172,6 @@ def run(server, app: Flask) -> None:
     deadline = time.monotonic() + app.config["REQUEST_TIMEOUT"]
     while any(c.connected and (c.requests or c.total_outbufs_len) for c in under_way) and time.monotonic() < deadline:
         turn()
-    app.extensions["captions"].close()
+    app.extensions["captions"].close(max(1.0, deadline - time.monotonic()))
     server.task_dispatcher.shutdown(timeout=1)
     server.asyncore.close_all(server._map)

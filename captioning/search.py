@@ -24,7 +24,7 @@ LENGTH_POWER = 0.7  # hypotheses are compared by log probability / length ** LEN
 TOGETHER = 5  # photos whose words a processor looks for side by side, in three quarters of the time
 IMPOSSIBLE = -1e9
 FUNCTION_WORDS = """
-a an the some other another and or with without of in on at to for from by as is are be has have 's , that which who where
+a an the some other another and or with without of in on at to for from by as is are be has have that which who where
 while it its he him his she her they them their one two three there up down out off over under near next behind between
 through along across around against above into onto toward towards away front side top back
 """.split()  # what a caption may say more than once

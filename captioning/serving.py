@@ -39,8 +39,8 @@ class CaptionQueue:
     """Captions photos of many threads in batches; the same captions as one by one.
 
     A batch is whatever has come while the one before it was computed, so that it grows with the load; photos of one
-    batch have the same options. `warm_up` compiles what batches of any size need: no request pays for that. An
-    exception fails its own batch only.
+    batch have the same options. `warm_up` compiles what batches of any size need: no request with the queue's own beam
+    width pays for that. Another width costs all who wait some seconds, once. An exception fails its own batch only.
 
     Args:
         generator: a `CaptionGenerator`. From now on only this queue may use it.
@@ -121,12 +121,12 @@ class CaptionQueue:
             answer.cancel()
             raise
 
-    def close(self) -> None:
-        """Refuse new photos, finish those that wait, stop."""
+    def close(self, timeout: float | None = None) -> None:
+        """Refuse new photos, finish those that wait, stop; after ``timeout`` seconds in any case."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._worker.join()
+        self._worker.join(timeout)
 
     def _work(self) -> None:
         while batch := self._next_batch():

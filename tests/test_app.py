@@ -353,7 +353,7 @@ def test_attention_refuses(client, words, message):
 
 @pytest.mark.parametrize(
     ("photos", "code", "message"),
-    [(0, 400, "field 'image'"), (["a", "b"], 415, "not a photo that we can read"), (21, 400, "at most 20")],
+    [(0, 400, "may be repeated"), (["a", "b"], 415, "not a photo that we can read"), (21, 400, "at most 20")],
 )
 def test_captions_refuses(post, photos, code, message):
     files = [broken(name) for name in photos] if isinstance(photos, list) else [photo() for _ in range(photos)]
