@@ -32,7 +32,9 @@ class Problem(BaseModel):
     """Any error."""
 
     status: Literal["error"]
-    message: str = Field(description="What is wrong and what to do, in the language of Accept-Language; what a field lacks, in English.")
+    message: str = Field(
+        description="What is wrong and what to do, in the language of Accept-Language; what a field lacks, in English."
+    )
 
 
 class Prediction(BaseModel):

@@ -220,13 +220,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     photos = find_photos(options.photos)
     if not photos:
         parser.error("no photos found in " + ", ".join(options.photos))
-    try:
-        if options.output:
+    if options.output:
+        try:
             check_writable(options.output)
+        except OSError as error:
+            print(f"error: cannot write {options.output}: {error.strerror}", file=sys.stderr)
+            return 2
+    try:
         generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", Path(__file__).parent / "artifacts"))
-    except OSError as error:
-        print(f"error: cannot write {options.output}: {error.strerror}", file=sys.stderr)
-        return 2
     except ArtifactError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
