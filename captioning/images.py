@@ -84,8 +84,8 @@ def open_photo(source, min_size: tuple[int, int] | None = None) -> Image.Image:
 
 def resize_image(image: np.ndarray | Image.Image, size: tuple[int, int]) -> np.ndarray:
     """Squashes an image to `size` (height, width), whatever its proportions, as the data sets' photos were: of pixels at
-    regular distances one is taken, the others are left out. What is so large that more than `MAX_STEP` would be
-    left out for each is first made smaller by whole numbers, by the mean.
+    regular distances one is taken, the others are left out. Where those distances would exceed `MAX_STEP`, the image is
+    first reduced by a whole number, by the mean.
 
     Args:
         image: uint8 array of shape (H, W, 3), or what `open_photo` gives.
