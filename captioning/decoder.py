@@ -2,11 +2,11 @@
 
 Both decoders follow one protocol, used alike by teacher forcing and by search:
 
-- ``start(features)`` → ``memory, state``: what stays the same for an image,
+- ``start(features)`` → ``memory, state``: what stays the same for an image, the last of it the `presence` of words (B, 1, V),
   and the state of the LSTMs, each part (B, 1, U), first the output h of the one that says the word;
 - ``step(memory, state, inputs)`` → ``context, attention, state``: one word further,
   for (B, C, E) embedded words, C captions (or beams) an image at once;
-- ``logits(h, context)`` → (..., V).
+- ``logits(memory, h, context)`` → (B, N, V), for any N of an image's captions or words.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import keras
 from keras import layers, ops
 
 package = "captioning"
+PRESENCE_RANK = 192  # numbers of a photo from which the presence of each word is told
+UNSEEN = 0.02  # share of captions that even an unlikely word is granted
 
 
 class Decoder(keras.Model):
@@ -53,6 +55,9 @@ class Decoder(keras.Model):
         self.gates = layers.Dense(4 * units, name="gates")  # of the LSTM that says the word
         self.output_layer = layers.Dense(units, activation="tanh", name="output")
         self.word_bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="word_bias")
+        fitted = {"kernel_initializer": "zeros", "trainable": False, "dtype": "float32"}
+        self.glance = layers.Dense(PRESENCE_RANK, name="glance", **fitted)
+        self.shares = layers.Dense(vocabulary_size, name="shares", **fitted)  # its bias: of all captions
 
     def get_config(self):
         return {"name": self.name, **self.settings}
@@ -67,25 +72,38 @@ class Decoder(keras.Model):
         """(…) int → (…, U)."""
         return self.input_dropout(self.embedding(tokens), training=training)
 
-    def logits(self, hidden, context, training=False):
-        """Scores of the next word (…, V), from an output layer tied to the embedding (Press and Wolf, 2017)."""
+    def presence(self, features):
+        """How much likelier each word is in a caption of this photo than in any, as a logarithm: (B, R, D) → (B, 1, V).
+
+        `captioning.presence` fits it after training; until then it is 0.
+        """
+        share = self.shares(self.glance(ops.mean(ops.cast(features, "float32"), axis=1, keepdims=True)))
+        usual = ops.cast(self.shares.bias, "float32")
+        return ops.log((ops.relu(share) + UNSEEN) / (ops.relu(usual) + UNSEEN))
+
+    def logits(self, memory, hidden, context, training=False):
+        """Scores of the next word (B, N, V), from an output layer tied to the embedding (Press and Wolf, 2017), and the
+        word's presence in the photo."""
         said = self.output_layer(ops.concatenate([hidden, context], axis=-1))
         output = self.output_dropout(said, training=training)
         scores = ops.matmul(output, ops.cast(ops.transpose(self.embedding.embeddings), output.dtype))
-        return ops.cast(scores, "float32") + ops.cast(self.word_bias, "float32")
+        return ops.cast(scores, "float32") + ops.cast(self.word_bias, "float32") + memory[-1]
 
     def call(self, inputs, training=False):
         features, tokens = inputs
         memory, state = self.start(features, training=training)
-        captions = tokens.shape[1]
+        _, captions, length = tokens.shape
         state = tuple(ops.repeat(s, captions, axis=1) for s in state)
         words = self.embed(tokens, training=training)
         hidden, contexts = [], []
-        for t in range(tokens.shape[2]):
+        for t in range(length):
             context, _, state = self.step(memory, state, words[:, :, t])
             hidden.append(state[0])
             contexts.append(context)
-        return self.logits(ops.stack(hidden, axis=2), ops.stack(contexts, axis=2), training=training)
+        together = (ops.stack(x, axis=2) for x in (hidden, contexts))
+        hidden, context = (ops.reshape(x, (-1, captions * length, x.shape[-1])) for x in together)
+        logits = self.logits(memory, hidden, context, training=training)
+        return ops.reshape(logits, (-1, captions, length, self.vocabulary_size))
 
 
 @keras.saving.register_keras_serializable(package)
@@ -100,7 +118,7 @@ class LSTMDecoder(Decoder):
         pooled = self.input_dropout(ops.mean(ops.cast(features, self.compute_dtype), axis=1, keepdims=True), training=training)
         image = self.image(pooled)
         zero = ops.zeros_like(image)
-        return (), self.lstm(self.gates(ops.concatenate([image, zero], axis=-1)), zero)
+        return (self.presence(features),), self.lstm(self.gates(ops.concatenate([image, zero], axis=-1)), zero)
 
     def step(self, memory, state, words):
         hidden, cell = state
@@ -130,14 +148,15 @@ class AttentionDecoder(Decoder):
         self.looking_gates = layers.Dense(4 * self.units, name="looking_gates")  # of the LSTM that looks
 
     def start(self, features, training=False):
+        presence = self.presence(features)
         features = self.input_dropout(ops.cast(features, self.compute_dtype), training=training)
         values = self.project(features)
         mean = ops.mean(values, axis=1, keepdims=True)
         zero = ops.zeros_like(mean)
-        return (values, self.keys(values), self.image_gates(mean)), (zero, zero, zero, zero)
+        return (values, self.keys(values), self.image_gates(mean), presence), (zero, zero, zero, zero)
 
     def step(self, memory, state, words):
-        values, keys, image_gates = memory
+        values, keys, image_gates, _ = memory
         hidden, cell, looking, looking_cell = state
         gates = image_gates + self.looking_gates(ops.concatenate([words, hidden, looking], axis=-1))
         looking, looking_cell = self.lstm(gates, looking_cell)

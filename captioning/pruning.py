@@ -66,6 +66,8 @@ def prune(decoder: AttentionDecoder, units: int, features: np.ndarray, tokens: n
     narrow = build_decoder(decoder.name, precision=decoder.dtype_policy.name, **settings)
     narrow.embedding.set_weights([embedding[:, words]])
     narrow.word_bias.assign(word_bias)
+    narrow.glance.set_weights(decoder.glance.get_weights())
+    narrow.shares.set_weights(decoder.shares.get_weights())
     narrow.project.set_weights([project[:, regions], project_bias[regions]])
     narrow.keys.set_weights([refit("values", regions, keys)[:, matches], keys_bias[matches]])
     narrow.energy.set_weights([energy[matches]])

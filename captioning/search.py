@@ -99,7 +99,7 @@ def make_search(decoder: Decoder, tokenizer: Tokenizer, max_length: int = MAX_LE
             embedded = decoder.embed(last)
             context, attention, state = decoder.step(memory, state, embedded)
             # What is as large as the vocabulary costs most: one softmax and one choice, the rest is of few words.
-            likely, words = ops.top_k(ops.softmax(decoder.logits(state[0], context) + allowed), M)  # (B, K, M)
+            likely, words = ops.top_k(ops.softmax(decoder.logits(memory, state[0], context) + allowed), M)  # (B, K, M)
             said = ops.any(ops.expand_dims(words, -1) == ops.expand_dims(tokens, 2), axis=-1)
             log_p = ops.log(ops.maximum(likely, 1e-30)) + ops.take(allowed, words)
             log_p += ops.where(said, ops.take(once, words), 0.0)
@@ -181,7 +181,7 @@ def make_sampler(decoder: Decoder, tokenizer: Tokenizer, samples: int, max_lengt
         for _ in range(max_length):
             embedded = decoder.embed(last)
             context, _, state = decoder.step(memory, state, embedded)
-            scores = decoder.logits(state[0], context) / temperature + allowed
+            scores = decoder.logits(memory, state[0], context) / temperature + allowed
             drawn = keras.random.categorical(ops.reshape(scores, (-1, decoder.vocabulary_size)), 1, "int32", seeds)
             last = ops.where(done, tokenizer.pad, ops.reshape(drawn, (B, samples)))
             done = ops.logical_or(done, last == tokenizer.end)

@@ -14,8 +14,10 @@ REGIONS, DEPTH = 4, 6
 
 @pytest.fixture(scope="module", params=DECODERS)
 def decoder(request):
-    """A decoder whose random weights are large enough to have opinions."""
-    decoder = build_decoder(request.param, len(TOKENIZER), REGIONS, DEPTH, units=8)
+    """A decoder whose random weights are large enough to have opinions, and too few to be rounded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("captioning.decoder.PRESENCE_RANK", 5)
+        decoder = build_decoder(request.param, len(TOKENIZER), REGIONS, DEPTH, units=8)
     random = np.random.default_rng(3)
     for weight in decoder.weights:
         weight.assign(random.normal(size=weight.shape) * 0.7)

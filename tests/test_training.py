@@ -4,8 +4,9 @@ from keras import ops
 
 from captioning.decoder import build_decoder
 from captioning.encoder import Encoder, Features
+from captioning.search import make_search
 from captioning.text import Tokenizer
-from captioning.training import Distillation, SelfCriticalTraining, Training, caption_batches, caption_loss
+from captioning.training import Distillation, SelfCriticalTraining, Training, caption_batches, caption_loss, match_length
 from scenes import draw_dataset
 
 WORDS = "red green blue".split()
@@ -168,3 +169,19 @@ def test_distillation_brings_a_decoder_close_to_its_teacher(tmp_path, features):
     history = training.run()
     assert history["loss"][-1] < 0.2 * history["loss"][0]
     assert training.settings["teacher"] != training.settings["decoder"]
+
+
+def test_captions_are_made_as_long_as_people_s_but_for_a_word(features):
+    decoder = new_decoder()
+    decoder.word_bias.assign(1.5 * (np.arange(len(TOKENIZER)) == TOKENIZER.end))  # ends at once
+
+    def mean_length():
+        return np.mean((make_search(decoder, TOKENIZER)(features.array, 3).tokens[:, 0] > TOKENIZER.end).sum(1))
+
+    assert mean_length() < 2
+    match_length(decoder, TOKENIZER, features, CAPTIONS)
+    people = np.mean([len(text.split()) for texts in CAPTIONS.values() for text in texts])
+    assert mean_length() >= people - 1
+    before = decoder.word_bias.numpy()
+    match_length(decoder, TOKENIZER, features, CAPTIONS)
+    np.testing.assert_array_equal(decoder.word_bias, before)  # long enough already
