@@ -73,7 +73,7 @@ def one_prefix(decoder):
         words = decoder.embed(tokens[..., :-1], training=True)
         for t in range(words.shape[2]):
             context, _, state = decoder.step(memory, state, words[:, :, t])
-        logits = decoder.logits(state[0], context, training=True)
+        logits = decoder.logits(memory, state[0], context, training=True)
         return caption_loss(logits, tokens[..., -1], ops.ones(logits.shape[:2]), 0.1)
 
     return train_step(decoder, loss)

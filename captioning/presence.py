@@ -29,32 +29,34 @@ def fit_presence(decoder: Decoder, tokenizer: Tokenizer, features: Features, cap
     special tokens are left to the decoder: of them it tells nothing.
 
     Args:
-        features, captions: of the training photos. The means of all their regions, (N, D) float32, must fit in memory.
+        features, captions: of the training photos. The means of their regions, (N, D) float32, must fit in memory twice.
     """
     names, V = list(captions), decoder.vocabulary_size
-    batches = [names[i : i + 500] for i in range(0, len(names), 500)]
-    x = np.concatenate([features.batch(batch).mean(axis=1, dtype="float32") for batch in tqdm(batches, desc="word presence")])
-    mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-3
-    x = (x - mean) / scale
+    starts = range(0, len(names), 500)
+    batches = [names[start : start + 500] for start in starts]
+    photos = np.concatenate([features.batch(batch).mean(axis=1, dtype="float32") for batch in tqdm(batches, desc="word presence")])
+    mean, scale = photos.mean(axis=0), photos.std(axis=0) + 1e-3
 
     told = np.ones(V, bool)
     told[[tokenizer.pad, tokenizer.start, tokenizer.end, tokenizer.unknown]] = False
     told[[tokenizer.word_index[word] for word in FUNCTION_WORDS if word in tokenizer.word_index]] = False
-    products, share = np.zeros((x.shape[1], V)), np.zeros(V)
-    for i, batch in enumerate(batches):
+    squares, products, share = np.zeros((len(mean), len(mean))), np.zeros((len(mean), V)), np.zeros(V)
+    for seen, batch in zip(np.split(photos, starts[1:]), batches):
+        seen = (seen - mean) / scale
         said = np.zeros((len(batch), V), "float32")
         for row, name in zip(said, batch):
             for caption in captions[name]:
                 row[list(set(tokenizer.encode(caption)))] += 1 / len(captions[name])
         said *= told
-        products += x[500 * i : 500 * i + len(batch)].T @ said / len(names)
+        squares += seen.T @ seen / len(names)
+        products += seen.T @ said / len(names)
         share += said.sum(axis=0) / len(names)
 
-    variances, axes = np.linalg.eigh(x.T.astype("float64") @ x / len(names))
-    line = axes.T @ products / (variances + RIDGE)[:, None]
-    _, _, right = np.linalg.svd(np.sqrt(np.maximum(variances, 0))[:, None] * line, full_matrices=False)
+    variances, axes = np.linalg.eigh(squares)
+    coefficients = axes.T @ products / (variances + RIDGE)[:, None]
+    _, _, right = np.linalg.svd(np.sqrt(np.maximum(variances, 0))[:, None] * coefficients, full_matrices=False)
     directions = np.zeros((decoder.glance.units, V))
     directions[: len(right)] = right[: len(directions)]
-    glance = axes @ line @ directions.T / scale[:, None]
+    glance = axes @ coefficients @ directions.T / scale[:, None]
     decoder.glance.set_weights([glance, -mean @ glance])
     decoder.shares.set_weights([directions, share])

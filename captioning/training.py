@@ -1,4 +1,4 @@
-"""Training: teacher forcing, encoder fine-tuning, self-critical training; one loop for all three."""
+"""Training: teacher forcing, encoder fine-tuning, distillation, self-critical training; one loop for all. And the length of captions."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Training:
         self.folder = Path(folder)
         self.settings = {
             "images": len(train), "epochs": epochs, "batch_size": batch_size, "label_smoothing": label_smoothing,
-            "seed": seed, "learning_rate": learning_rate, "views": len(views), "decoder": checksum(decoder),
+            "seed": seed, "learning_rate": learning_rate, "views": len(views), "decoder": checksum(decoder), "decoder_size": decoder.count_params(),
             "encoder": [encoder_learning_rate, checksum(encoder)] if encoder else None,
         }
         self.steps = -(-len(train) // batch_size)
@@ -284,21 +284,23 @@ class SelfCriticalTraining(Training):
             yield features, tokens, self._mask(tokens) * (rewards - others)[..., None]
 
 
-def match_length(decoder: Decoder, tokenizer: Tokenizer, features: Features, captions: Captions, beam_width: int = 3) -> None:
+def match_length(decoder: Decoder, tokenizer: Tokenizer, features: Features, captions: Captions, beam_width: int = 3) -> float:
     """Make what the decoder says at most a word shorter than what people say, on average, where it is shorter.
 
     The score of the end token falls, by tenths and by 2 at most. Rewards like CIDEr's and a word's `Decoder.presence` make
     captions short.
 
     Args:
-        features, captions: of validation photos; ``captions`` are people's.
+        features, captions: of validation photos; ``captions`` are people's, of which `MAX_LENGTH` words count.
+
+    Returns the mean number of words of the decoder's captions in the end.
     """
     names = list(captions)
-    wanted = np.mean([len(tokenizer.encode(text)) - 2 for texts in captions.values() for text in texts]) - 1
+    people = [min(len(tokenizer.encode(text)) - 2, MAX_LENGTH) for texts in captions.values() for text in texts]
     search = make_search(decoder, tokenizer)
-    for _ in range(20):
+    for tenths in range(21):
         batches = (features.batch(names[i : i + 50]).astype("float32") for i in range(0, len(names), 50))
-        said = [tokenizer.words(tokens[0]) for batch in batches for tokens in search(batch, beam_width).tokens]
-        if np.mean([len(words) for words in said]) >= wanted:
-            break
+        length = np.mean([len(tokenizer.words(tokens[0])) for batch in batches for tokens in search(batch, beam_width).tokens])
+        if length >= np.mean(people) - 1 or tenths == 20:
+            return float(length)
         decoder.word_bias.assign(decoder.word_bias - 0.1 * (np.arange(decoder.vocabulary_size) == tokenizer.end))
