@@ -55,9 +55,9 @@ class Decoder(keras.Model):
         self.gates = layers.Dense(4 * units, name="gates")  # of the LSTM that says the word
         self.output_layer = layers.Dense(units, activation="tanh", name="output")
         self.word_bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="word_bias")
-        fitted = {"kernel_initializer": "zeros", "trainable": False, "dtype": "float32"}
-        self.glance = layers.Dense(PRESENCE_RANK, name="glance", **fitted)
-        self.shares = layers.Dense(vocabulary_size, name="shares", **fitted)  # its bias: of all captions
+        not_trained = {"kernel_initializer": "zeros", "trainable": False, "dtype": "float32"}
+        self.glance = layers.Dense(PRESENCE_RANK, name="glance", **not_trained)
+        self.shares = layers.Dense(vocabulary_size, name="shares", **not_trained)  # its bias: of all captions
 
     def get_config(self):
         return {"name": self.name, **self.settings}

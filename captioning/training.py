@@ -1,4 +1,7 @@
-"""Training: teacher forcing, encoder fine-tuning, distillation, self-critical training; one loop for all. And the length of captions."""
+"""Training: teacher forcing, encoder fine-tuning, distillation, self-critical training; one loop for all of them.
+
+After it, `match_length` sets how long captions are.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,8 @@ class Training:
         self.folder = Path(folder)
         self.settings = {
             "images": len(train), "epochs": epochs, "batch_size": batch_size, "label_smoothing": label_smoothing,
-            "seed": seed, "learning_rate": learning_rate, "views": len(views), "decoder": checksum(decoder), "decoder_size": decoder.count_params(),
+            "seed": seed, "learning_rate": learning_rate, "views": len(views),
+            "decoder": [checksum(decoder), decoder.count_params()],
             "encoder": [encoder_learning_rate, checksum(encoder)] if encoder else None,
         }
         self.steps = -(-len(train) // batch_size)
