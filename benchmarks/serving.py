@@ -31,8 +31,11 @@ import tensorflow as tf
 from keras import layers
 from PIL import Image
 
-from captioning.encoder import Encoder
-from generate_captions import CaptionGenerator, caption_files
+from captioning.generator import CaptionGenerator
+from captioning.image_workers import ImageWorkers
+from captioning.network.encoder import Encoder
+from captioning.network.saving import load_model
+from generate_captions import caption_files
 
 WORDS = 11  # of a caption, the end token counted: what our own captions have
 PREFIX = 35  # words that the one-predict-a-word model is padded to
@@ -155,13 +158,14 @@ def main():
     duration = parser.parse_args().seconds
     rows: list[tuple[str, str, str]] = []
 
-    generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", ROOT / "artifacts"))
-    side, encode = generator.encoder.image_size, generator.encoder.encode
+    folder = os.environ.get("ARTIFACTS_DIR", ROOT / "artifacts")
+    generator, (encoder, *_) = CaptionGenerator.load(folder), load_model(folder)
+    side, encode = generator.config["image_size"], generator.encode
     photos = RANDOM.integers(0, 256, (max(BATCHES), side, side, 3), np.uint8)
 
     bare = seconds(encode, photos[:1], repeat=20)
     rows.append(("encoder alone, one photo", f"{1000 * bare:.0f} ms", "1"))
-    plain = seconds(tf.function(generator.encoder.call), photos[:1], repeat=20)
+    plain = seconds(tf.function(encoder.call), photos[:1], repeat=20)
     rows.append(("the same in float32, as Keras makes it", f"{1000 * plain:.0f} ms", f"{plain / bare:.2f}"))
     for name, width in (("greedy", 1), ("beam 3", 3)):
         took = seconds(lambda width=width: generator.caption_batch(list(photos[:1]), width)[0].probability, repeat=20)
@@ -170,19 +174,21 @@ def main():
     slow = OnePredictAWord(generator.config["vocabulary_size"])
     for name, width in (("greedy", 1), ("beam 3", 3)):
         one_predict = seconds(slow.caption, photos[0], width, repeat=3)
-        rows.append((f"one `predict()` a word, {name}, one photo", f"{1000 * one_predict:.0f} ms", f"{one_predict / bare:.1f}"))
+        rows.append(
+            (f"one `predict()` a word, {name}, one photo", f"{1000 * one_predict:.0f} ms", f"{one_predict / bare:.1f}")
+        )
 
     photo = jpeg()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ImageWorkers() as workers:
         for number in range(BULK):
             Path(folder, f"{number}.jpg").write_bytes(photo)
         files = sorted(Path(folder).iterdir())
-        list(caption_files(generator, files[:8], 3, 1))  # compiles
+        list(caption_files(generator, workers, files[:8], 3, 1))  # compiles
         speeds, ratios = [], {size: [] for size in BATCHES}
         for _ in range(ROUNDS):  # turn by turn: a machine's speed changes within seconds
             alone = {size: seconds(encode, photos[:size], repeat=max(3, 32 // size)) / size for size in BATCHES}
             start = time.perf_counter()
-            assert all(error is None for *_, error in caption_files(generator, files, 3, 1))
+            assert all(error is None for *_, error in caption_files(generator, workers, files, 3, 1))
             speeds.append(BULK / (time.perf_counter() - start))
             for size in BATCHES:
                 ratios[size].append(speeds[-1] * alone[size])
@@ -200,12 +206,19 @@ def main():
             alone = seconds(encode, photos[:1], repeat=30)
             answers, codes, took = server.load(1, photo, duration / 30)
             assert set(codes) == {200}
-            rounds.append((statistics.median(answers) / alone, one_predict / statistics.median(answers), len(codes) / took))
+            rounds.append(
+                (statistics.median(answers) / alone, one_predict / statistics.median(answers), len(codes) / took)
+            )
             one_client += answers
         ratio, faster, throughput = (statistics.median(values) for values in zip(*rounds))
         p50, p95, p99 = 1000 * np.percentile(one_client, [50, 95, 99])
-        rows.append(("server, 1 client: p50, p95, p99; photos/s", f"{p50:.0f}, {p95:.0f}, {p99:.0f} ms; {throughput:.1f}",
-                     f"{ratio:.2f}; {faster:.0f} × faster than one `predict()` a word"))
+        rows.append(
+            (
+                "server, 1 client: p50, p95, p99; photos/s",
+                f"{p50:.0f}, {p95:.0f}, {p99:.0f} ms; {throughput:.1f}",
+                f"{ratio:.2f}; {faster:.0f} × faster than one `predict()` a word",
+            )
+        )
         for clients in (8, 50):
             if clients == 50:
                 server.load(clients, photo, duration / 6)  # until the memory has settled

@@ -19,11 +19,13 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from captioning.decoder import build_decoder
-from captioning.encoder import Encoder
-from captioning.search import MAX_LENGTH, make_search
+from captioning.generator import ExportedSearch
+from captioning.network.decoder import build_decoder
+from captioning.network.encoder import Encoder
+from captioning.network.export import convert_search, quantized_encoder
+from captioning.network.search import LENGTH_POWER, MAX_LENGTH
 from captioning.text import Tokenizer
-from captioning.training import caption_loss
+from captioning.training.teacher_forcing import caption_loss
 
 BATCH, CAPTIONS, WORDS, VOCABULARY = 40, 5, 12, 2500  # Flickr8k: 11.8 words a caption, 2,500 words seen five times
 REGIONS, DEPTH = 49, 2048
@@ -89,7 +91,7 @@ def main():
 
     encoder = Encoder("resnet50")
     photos = RANDOM.integers(0, 255, (32, 224, 224, 3), "uint8")
-    each = seconds(encoder.encode, photos) / len(photos)
+    each = seconds(quantized_encoder(encoder), photos) / len(photos)
     rows.append((f"encoder: features of {images + 1000:,} photos", each * (images + 1000)))
 
     for name in ("lstm", "attention"):
@@ -103,7 +105,7 @@ def main():
             samples = images * CAPTIONS * (WORDS + 1)
             slow = seconds(one_prefix(decoder), repeated, prefixes) * samples / len(prefixes)
             rows.append((f"{name}: one epoch, one sample a prefix ({slow / epoch:.0f} times as long)", slow))
-        search = make_search(decoder, tokenizer, MAX_LENGTH, frozen=True)
+        search = ExportedSearch(lambda width: convert_search(decoder, tokenizer, width, MAX_LENGTH, LENGTH_POWER))
         for width in (1, 3, 5):
             each = seconds(lambda f, s=search, w=width: s(f, w).scores, features) / BATCH
             rows.append((f"{name}: captions for 1,000 photos from features, beam {width}", each * 1000))

@@ -1,9 +1,11 @@
-"""Image captioning: data sets, encoder, decoder, search, training, evaluation.
+"""Image captioning.
 
-Shapes in docstrings: B batch, C captions an image (or beams), T words,
-R regions, D feature depth, U decoder units, V vocabulary.
+- The modules here caption photos. They need NumPy, Pillow and LiteRT.
+- `captioning.network` builds the model in Keras: encoder, decoder, search, export.
+- `captioning.training` reads data sets, trains and evaluates.
+
+Imports go one way: ``training`` → ``network`` → the modules here.
+
+Shapes in docstrings: B batch, C captions an image, K beams, T words, R regions,
+D feature depth, U decoder units, V vocabulary.
 """
-
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow calls it an error that there is no GPU

@@ -1,27 +1,25 @@
-"""The only place that reads or writes the artifacts folder; what it reads, it checks first."""
+"""Read and write the files of the artifacts folder. What is read is checked first."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
-import importlib.metadata
 import json
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-SHIPPED = (
-    "tokenizer.pkl",
-    "config.pkl",
-    "model.keras",
-    "encoder.weights.h5",
-    "history.pkl",
-)
+SETTINGS = ("config.pkl", "tokenizer.pkl")
+HISTORY = "history.pkl"
+KERAS = ("encoder.weights.h5", "model.keras")
+EXPORTED = {"encoder.tflite": "encoder.weights.h5", "search.tar.xz": "model.keras"}  # file → what it was made from
 MANIFEST = "manifest.json"
 REMEDY = "get a fresh copy of the folder (git checkout artifacts) or run notebooks 01 and 02 again"
 
-# What NumPy's arrays and scalars need to be unpickled; nothing here can call anything else.
+# What NumPy's arrays and scalars need to be unpickled. None of these can call anything else.
 ALLOWED = {
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
@@ -35,47 +33,62 @@ ALLOWED = {
 
 
 class ArtifactError(ValueError):
-    """A file of the artifacts folder is missing, cut, foreign or does not fit the others."""
+    """A file of the artifacts folder is missing, incomplete, foreign or does not fit the others."""
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a file of ours never does")
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which these files never contain")
         return getattr(importlib.import_module(module.replace("numpy.core", "numpy._core")), name)
 
 
 def read_pickle(path: str | Path) -> Any:
     """Read a pickle of builtins and NumPy arrays.
 
-    Anything else in it, such as a function to call, is refused before it
-    runs. Raises ArtifactError, naming the file, for whatever goes wrong.
+    Anything else in it, such as a function to call, is refused before it runs.
+
+    Raises:
+        ArtifactError: whatever goes wrong; the message names the file.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
             return _Unpickler(file).load()
     except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing: {REMEDY}") from None
+        raise _missing(path) from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise ArtifactError(f"{path} cannot be read ({error}): {REMEDY}") from None
 
 
 def write_pickle(path: str | Path, value: Any) -> None:
-    """Write builtins and NumPy arrays; readers see the old file or the new one, never half of it."""
+    """Write builtins and NumPy arrays, in one step."""
     write_bytes(path, pickle.dumps(value, protocol=4))
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file in one step: beside it first, then renamed over it."""
+    """Write a file in one step."""
+    with replace_file(path, "wb") as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replace_file(path: str | Path, mode: str) -> Iterator[IO]:
+    """Open a new file that takes the place of ``path`` when the block ends.
+
+    A reader sees the old content or the new one, never a part of it. If the block fails, the old file stays.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:
@@ -85,95 +98,77 @@ def sha256(path: Path) -> str:
 
 
 def write_manifest(folder: str | Path) -> None:
-    """Record size and SHA-256 of every file that ships."""
+    """Record size and SHA-256 of every file that ships, and of an exported model the SHA-256 of its source.
+
+    The exported models are optional. One that is new since the last manifest must have been made from the Keras model
+    that is in the folder now.
+    """
     folder = Path(folder)
-    entries = {}
-    for name in SHIPPED:
-        if not (folder / name).exists():
-            raise ArtifactError(f"{folder / name} is missing: run notebooks 01 and 02")
-        entries[name] = {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+    entries: dict[str, dict] = {}
+    for name in (*SETTINGS, *KERAS, HISTORY, *EXPORTED):
+        path = folder / name
+        if path.exists():
+            entries[name] = {"size": path.stat().st_size, "sha256": sha256(path)}
+        elif name not in EXPORTED:
+            raise ArtifactError(f"{path} is missing: run notebooks 01 and 02")
+    before = _read_manifest(folder) if (folder / MANIFEST).exists() else {}
+    for name in EXPORTED.keys() & entries:
+        _, checksum, source = before.get(name, (0, "", None))
+        unchanged = source and checksum == entries[name]["sha256"]
+        entries[name]["source_sha256"] = source if unchanged else entries[EXPORTED[name]]["sha256"]
     write_bytes(folder / MANIFEST, (json.dumps(entries, indent=2) + "\n").encode())
 
 
-def check_manifest(folder: str | Path) -> None:
-    """Compare the folder with its manifest. Raises ArtifactError naming the first file that differs."""
+def check_manifest(folder: str | Path, for_training: bool = False) -> bool:
+    """Compare the folder with its manifest; returns whether it holds exported models.
+
+    Such a folder may lack the Keras models and the history, as in a container that only captions.
+
+    Args:
+        for_training: check the Keras models and leave the exported ones out.
+
+    Raises:
+        ArtifactError: a file differs, is missing or is not in the manifest, or an exported model was made from other
+            weights than those in the manifest; the message names the file.
+    """
     folder = Path(folder)
-    try:
-        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        expected = {name: (int(entries[name]["size"]), str(entries[name]["sha256"])) for name in SHIPPED}
-    except FileNotFoundError:
-        raise ArtifactError(f"{folder / MANIFEST} is missing: {REMEDY}") from None
-    except (ValueError, KeyError, TypeError):
-        raise ArtifactError(f"{folder / MANIFEST} is damaged: {REMEDY}") from None
-    for name, (size, checksum) in expected.items():
+    if not folder.is_dir():
+        raise ArtifactError(f"there is no folder {folder}: {REMEDY}")
+    entries = _read_manifest(folder)
+    exported = not for_training and any(name in entries or (folder / name).exists() for name in EXPORTED)
+    required = EXPORTED if exported else (*KERAS, HISTORY)
+    for name in (*SETTINGS, *required):
+        if not (folder / name).is_file():
+            raise _missing(folder / name)
+        if name not in entries:
+            raise ArtifactError(f"{folder / name} is not listed in {MANIFEST}: {REMEDY}")
+    for name, (size, checksum, source_checksum) in entries.items():
         path = folder / name
-        if not path.is_file():
-            raise ArtifactError(f"{path} is missing: {REMEDY}")
+        if not path.is_file() or (for_training and name in EXPORTED):
+            continue
         if path.stat().st_size != size:
             raise ArtifactError(f"{path} has {path.stat().st_size} bytes instead of {size}: {REMEDY}")
         if sha256(path) != checksum:
             raise ArtifactError(f"{path} is not the file that was trained with the others: {REMEDY}")
+        source = EXPORTED.get(name)
+        if source in entries and entries[source][1] != source_checksum:
+            raise ArtifactError(
+                f"{path} was exported from another {source}. "
+                f"Export it again: python -m captioning.network.export {folder}"
+            )
+    return exported
 
 
-def save(folder: str | Path, encoder, decoder, tokenizer, history: dict, config: dict) -> None:
-    """Write all that ships, and the manifest last.
-
-    Args:
-        config: what else to remember of the run (data set, minimum count, …);
-            what is needed to rebuild the model and the library versions are added.
-    """
-    import keras
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    write_pickle(folder / "tokenizer.pkl", tokenizer.to_dict())
-    write_pickle(folder / "history.pkl", history)
-    versions = {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "numpy")}
-    described = {
-        "encoder": encoder.network,
-        "image_size": encoder.image_size,
-        "grid": list(encoder.grid),
-        "depth": encoder.depth,
-        "decoder": decoder.name,
-        "vocabulary_size": len(tokenizer),
-        "versions": versions,
-    }
-    write_pickle(folder / "config.pkl", {**config, **described})
-    encoder.save(folder / "encoder.weights.h5")
-    keras.saving.save_model(decoder, folder / "model.keras")
-    write_manifest(folder)
-
-
-def load(folder: str | Path) -> tuple:
-    """Read encoder, decoder, tokenizer and config, checked against the manifest and each other.
-
-    Raises ArtifactError, naming the file, when anything is missing, damaged or does not fit.
-    """
-    import keras
-
-    from captioning import decoder as _  # registers the decoders' classes
-    from captioning.encoder import Encoder
-    from captioning.text import Tokenizer
-
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ArtifactError(f"there is no folder {folder}: {REMEDY}")
-    check_manifest(folder)
-    config = read_pickle(folder / "config.pkl")
-    path = folder / "tokenizer.pkl"
+def _read_manifest(folder: Path) -> dict[str, tuple[int, str, str | None]]:
+    """File name → size in bytes, SHA-256, SHA-256 of what it was exported from."""
     try:
-        tokenizer = Tokenizer.from_dict(read_pickle(path))
-        path = folder / "model.keras"
-        decoder = keras.saving.load_model(path, compile=False, safe_mode=True)
-        path = folder / "encoder.weights.h5"
-        encoder = Encoder(config["encoder"], path, config["image_size"])
-        path = folder / "config.pkl"
-        if len(tokenizer) != decoder.vocabulary_size or encoder.regions != decoder.regions:
-            raise ValueError("encoder, decoder and vocabulary have different sizes")
-        config["max_length"], config["length_power"]
-    except ArtifactError:
-        raise
-    except Exception as error:  # Keras raises many kinds for a file that is not what it expects
-        raise ArtifactError(f"{path} cannot be used ({error}): {REMEDY}") from None
-    return encoder, decoder, tokenizer, config
+        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return {name: (int(e["size"]), str(e["sha256"]), e.get("source_sha256")) for name, e in entries.items()}
+    except FileNotFoundError:
+        raise _missing(folder / MANIFEST) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ArtifactError(f"{folder / MANIFEST} is damaged: {REMEDY}") from None
+
+
+def _missing(path: Path) -> ArtifactError:
+    return ArtifactError(f"{path} is missing: {REMEDY}")

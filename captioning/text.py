@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")  # letters and digits; tri-colored and dog's stay one word
 SPECIAL = {"pad": "<pad>", "start": "<start>", "end": "<end>", "unknown": "<unk>"}
-KERAS_SPECIAL = {  # how other people's Keras tokenizers spell the special tokens
-    "start": ("<start>", "startseq", "<sos>", "<bos>"),
-    "end": ("<end>", "endseq", "<eos>"),
-    "unknown": ("<unk>", "<oov>", "unk"),
-}
 
 
 def clean(caption: str, lowercase: bool = True) -> list[str]:
@@ -107,43 +100,3 @@ class Tokenizer:
             return cls(data["word_index"], data["special"], data["lowercase"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a tokenizer: {error!r}") from None
-
-    def to_keras_json(self) -> str:
-        """The text of a Keras ``tokenizer.json`` (``keras.preprocessing.text.Tokenizer.to_json``)."""
-        index = {word: i for word, i in self.word_index.items() if i != self.pad}
-        config = {
-            "num_words": None,
-            "filters": "",
-            "lower": self.lowercase,
-            "split": " ",
-            "char_level": False,
-            "oov_token": self.special["unknown"],
-            "document_count": 0,
-            "word_counts": "{}",
-            "word_docs": "{}",
-            "index_docs": "{}",
-            "word_index": json.dumps(index),
-            "index_word": json.dumps({i: word for word, i in index.items()}),
-        }
-        return json.dumps({"class_name": "Tokenizer", "config": config})
-
-    @classmethod
-    def from_keras_json(cls, source: str | Path) -> Tokenizer:
-        """Read a Keras ``tokenizer.json``, given as a path or as its text.
-
-        Start and end tokens are recognised in their usual spellings
-        (``<start>``, ``startseq``, …). A tokenizer without an unknown token
-        gets one at the next free id.
-        """
-        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
-        try:
-            config = json.loads(text)["config"]
-            index = json.loads(config["word_index"])
-        except (ValueError, KeyError, TypeError):
-            raise ValueError("not a Keras tokenizer.json") from None
-        special = {"pad": SPECIAL["pad"]}
-        for name, spellings in KERAS_SPECIAL.items():
-            known = [config.get("oov_token")] if name == "unknown" else []
-            special[name] = next((s for s in [*known, *spellings] if s in index), SPECIAL[name])
-        index.setdefault(special["unknown"], max(index.values(), default=0) + 1)
-        return cls(index, special, bool(config.get("lower", True)))

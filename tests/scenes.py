@@ -48,7 +48,7 @@ def draw_dataset(folder: str | Path, images: int = 240, size: int = 64, seed: in
             lines.append(f"{names[-1]}#{number}\t{caption}")
 
     tenth = images // 10
-    splits = {"dev": names[:tenth], "test": names[tenth:2 * tenth], "train": names[2 * tenth:]}
+    splits = {"dev": names[:tenth], "test": names[tenth : 2 * tenth], "train": names[2 * tenth :]}
     _write_lines(text / "Flickr8k.token.txt", lines)
     for split, members in splits.items():
         _write_lines(text / f"Flickr_8k.{split}Images.txt", members)

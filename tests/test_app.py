@@ -28,7 +28,7 @@ import api
 import app as web
 import page
 from app import create_app
-from captioning.figures import plot_attention
+from captioning.training.figures import plot_attention
 from intake import Options
 from page import confidence, in_words, sentence
 
@@ -546,7 +546,9 @@ def test_start():
         assert server.wait(10) == 0
 
 
-@pytest.mark.parametrize(("name", "value"), [("MAX_BATCH", "many"), ("RATE_LIMIT", "600"), ("ALLOWED_ORIGINS", "https://a.org")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("MAX_BATCH", "many"), ("RATE_LIMIT", "600"), ("ALLOWED_ORIGINS", "https://a.org")]
+)
 def test_a_setting_of_the_wrong_kind_is_named(name, value, monkeypatch, capsys):
     monkeypatch.setenv(f"CAPTIONER_{name}", value)
     assert web.main(["--port", "0"]) == 2

@@ -11,7 +11,7 @@ import pytest
 
 from captioning import artifacts
 from captioning.artifacts import SHIPPED, ArtifactError, read_pickle, write_pickle
-from captioning.decoder import build_decoder
+from captioning.network.decoder import build_decoder
 from captioning.encoder import Encoder
 from captioning.text import Tokenizer
 from generate_captions import CaptionGenerator

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scenes import draw_dataset
 
-from captioning.datasets import SPLITS, DatasetError, load_dataset
+from captioning.training.datasets import SPLITS, DatasetError, load_dataset
 
 FLICKR8K = Path(os.environ.get("FLICKR8K_DIR") or Path(__file__).parents[1].parent / "shared" / "flickr8k")
 TOKENS = "Flickr8k_text/Flickr8k.token.txt"
@@ -34,8 +34,10 @@ def write(path: Path, content) -> None:
 def write_flickr8k(folder: Path, text_folder: str = "Flickr8k_text") -> Path:
     """Four images, two captions each: a and b for training, c for validation, d for test."""
     draw(folder / "Flicker8k_Dataset", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
-    write(folder / text_folder / "Flickr8k.token.txt",
-          [f"{image}.jpg#{number}\tCaption {number} of {image} ." for image in "abcd" for number in (0, 1)])
+    write(
+        folder / text_folder / "Flickr8k.token.txt",
+        [f"{image}.jpg#{number}\tCaption {number} of {image} ." for image in "abcd" for number in (0, 1)],
+    )
     for part, names in (("train", ["a.jpg", "b.jpg"]), ("dev", ["c.jpg"]), ("test", ["d.jpg"])):
         write(folder / text_folder / f"Flickr_8k.{part}Images.txt", names)
     return folder
@@ -89,8 +91,10 @@ def test_a_missing_split_file_leaves_that_split_empty(tmp_path):
 def write_kaggle_flickr8k(folder: Path, count: int = 40) -> list[str]:
     names = [f"{index:03d}.jpg" for index in range(count)]
     draw(folder / "Images", *names)
-    write(folder / "captions.txt",
-          KAGGLE + [f'{name},"A dog , number {number} , of ""{name}"" ."' for name in names for number in range(5)])
+    write(
+        folder / "captions.txt",
+        KAGGLE + [f'{name},"A dog , number {number} , of ""{name}"" ."' for name in names for number in range(5)],
+    )
     return names
 
 
@@ -99,7 +103,10 @@ def test_kaggle_flickr8k_is_split_by_image_with_a_seed(tmp_path):
     dataset = load_dataset(tmp_path)
     assert (dataset.name, dataset.problems) == ("flickr8k", ())
     assert {split: len(of_split) for split, of_split in images(dataset).items()} == {
-        "train": 32, "validation": 4, "test": 4}
+        "train": 32,
+        "validation": 4,
+        "test": 4,
+    }
     assert sorted(sum(images(dataset).values(), [])) == names == sorted(dataset.image_paths)
     for split in SPLITS:
         for name, captions in dataset.captions[split].items():
@@ -123,10 +130,13 @@ def test_small_data_sets_are_split_too(tmp_path, count, sizes):
     assert [len(of_split) for of_split in images(load_dataset(tmp_path)).values()] == sizes
 
 
-@pytest.mark.parametrize("csv, photos", [
-    ("results.csv", "flickr30k_images"),
-    ("flickr30k_images/results.csv", "flickr30k_images/flickr30k_images/flickr30k_images"),
-])
+@pytest.mark.parametrize(
+    "csv, photos",
+    [
+        ("results.csv", "flickr30k_images"),
+        ("flickr30k_images/results.csv", "flickr30k_images/flickr30k_images/flickr30k_images"),
+    ],
+)
 def test_kaggle_flickr30k_with_its_broken_row(tmp_path, csv, photos):
     names = [f"{index}.jpg" for index in range(9)] + ["2199200615.jpg"]
     draw(tmp_path / photos, *names)
@@ -147,10 +157,17 @@ def write_coco(folder: Path, year: str, photos: str) -> Path:
         prefix = "" if year == "2017" else f"COCO_{split}{year}_"
         names = {key: f"{prefix}{key:012d}.jpg" for key in image_ids}
         draw(folder / photos / f"{split}{year}", *names.values())
-        write(folder / "annotations" / f"captions_{split}{year}.json", {
-            "images": [{"id": key, "file_name": name} for key, name in names.items()],
-            "annotations": [{"id": 10 * key + number, "image_id": key, "caption": f"A cat near {key}.\n"}
-                            for number in (0, 1) for key in names]})
+        write(
+            folder / "annotations" / f"captions_{split}{year}.json",
+            {
+                "images": [{"id": key, "file_name": name} for key, name in names.items()],
+                "annotations": [
+                    {"id": 10 * key + number, "image_id": key, "caption": f"A cat near {key}.\n"}
+                    for number in (0, 1)
+                    for key in names
+                ],
+            },
+        )
     return folder
 
 
@@ -176,9 +193,13 @@ def test_coco_of_both_years_keeps_each_photo_once(tmp_path):
 def test_coco_of_both_years_never_puts_one_photo_in_two_splits(tmp_path):
     write_coco(tmp_path, "2014", ".")
     draw(tmp_path / "val2017", "000000000001.jpg")
-    write(tmp_path / "annotations/captions_val2017.json", {
-        "images": [{"id": 1, "file_name": "000000000001.jpg"}],
-        "annotations": [{"id": 10, "image_id": 1, "caption": "A cat near 1."}]})
+    write(
+        tmp_path / "annotations/captions_val2017.json",
+        {
+            "images": [{"id": 1, "file_name": "000000000001.jpg"}],
+            "annotations": [{"id": 10, "image_id": 1, "caption": "A cat near 1."}],
+        },
+    )
     dataset = load_dataset(tmp_path)
     assert images(dataset)["validation"] == ["COCO_val2014_000000000003.jpg"]
     assert "two split files" in the_problem(dataset)
@@ -187,9 +208,13 @@ def test_coco_of_both_years_never_puts_one_photo_in_two_splits(tmp_path):
 def test_coco_folders_that_use_the_same_names_are_not_mixed_up(tmp_path):
     for split in ("train", "val"):
         draw(tmp_path / split, "1.jpg", f"{split}.jpg")
-        write(tmp_path / "annotations" / f"captions_{split}.json", {
-            "images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": f"{split}.jpg"}],
-            "annotations": [{"id": key, "image_id": key, "caption": f"From {split}."} for key in (1, 2)]})
+        write(
+            tmp_path / "annotations" / f"captions_{split}.json",
+            {
+                "images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": f"{split}.jpg"}],
+                "annotations": [{"id": key, "image_id": key, "caption": f"From {split}."} for key in (1, 2)],
+            },
+        )
     dataset = load_dataset(tmp_path)
     assert dataset.captions["train"] == {"1.jpg": ["From train."], "train.jpg": ["From train."]}
     assert dataset.captions["validation"] == {"val.jpg": ["From val."]}
@@ -198,15 +223,26 @@ def test_coco_folders_that_use_the_same_names_are_not_mixed_up(tmp_path):
 
 
 def karpathy(name: str, *entries: tuple) -> dict:
-    return {"dataset": name, "images": [
-        {"filename": image, "split": split, "sentences": [{"raw": f" A bird, on {image}. ", "sentid": number}], **more}
-        for number, (image, split, more) in enumerate(entries)]}
+    return {
+        "dataset": name,
+        "images": [
+            {
+                "filename": image,
+                "split": split,
+                "sentences": [{"raw": f" A bird, on {image}. ", "sentid": number}],
+                **more,
+            }
+            for number, (image, split, more) in enumerate(entries)
+        ],
+    }
 
 
 def test_karpathy_wins_over_the_layout_it_lies_in(tmp_path):
     write_flickr8k(tmp_path)
-    write(tmp_path / "dataset_flickr8k.json",
-          karpathy("flickr8k", ("a.jpg", "test", {}), ("b.jpg", "val", {}), ("c.jpg", "train", {})))
+    write(
+        tmp_path / "dataset_flickr8k.json",
+        karpathy("flickr8k", ("a.jpg", "test", {}), ("b.jpg", "val", {}), ("c.jpg", "train", {})),
+    )
     dataset = load_dataset(tmp_path)
     assert images(dataset) == {"train": ["c.jpg"], "validation": ["b.jpg"], "test": ["a.jpg"]}
     assert dataset.captions["train"]["c.jpg"] == ["A bird, on c.jpg."]
@@ -217,9 +253,16 @@ def test_karpathy_wins_over_the_layout_it_lies_in(tmp_path):
 def test_karpathy_coco(tmp_path, photos):
     draw(tmp_path / photos / "train2014", "1.jpg")
     draw(tmp_path / photos / "val2014", "1.jpg", "2.jpg", "3.jpg", "4.jpg")
-    write(tmp_path / "annotations/dataset_coco.json", karpathy(
-        "coco", ("1.jpg", "train", {"filepath": "train2014"}), ("2.jpg", "restval", {"filepath": "val2014"}),
-        ("3.jpg", "val", {"filepath": "val2014"}), ("4.jpg", "test", {"filepath": "val2014"})))
+    write(
+        tmp_path / "annotations/dataset_coco.json",
+        karpathy(
+            "coco",
+            ("1.jpg", "train", {"filepath": "train2014"}),
+            ("2.jpg", "restval", {"filepath": "val2014"}),
+            ("3.jpg", "val", {"filepath": "val2014"}),
+            ("4.jpg", "test", {"filepath": "val2014"}),
+        ),
+    )
     dataset = load_dataset(tmp_path)
     assert dataset.name == "coco"
     assert images(dataset) == {"train": ["1.jpg", "2.jpg"], "validation": ["3.jpg"], "test": ["4.jpg"]}
@@ -250,14 +293,17 @@ def test_missing_images_are_counted_and_not_listed_by_the_thousand(tmp_path):
     assert len(dataset.summary()) < 1000
 
 
-@pytest.mark.parametrize("line, kind", [
-    ("a.jpg#2\t", "empty caption"),
-    ("a.jpg#2\t   ", "empty caption"),
-    ("a.jpg#0\tCaption 0 of a .", "duplicate line"),
-    ("a.jpg#2 A dog without a tab .", "malformed line"),
-    ("a.jpg\tA dog without a number .", "malformed line"),
-    ("a.jpg#x\tA dog .", "malformed line"),
-])
+@pytest.mark.parametrize(
+    "line, kind",
+    [
+        ("a.jpg#2\t", "empty caption"),
+        ("a.jpg#2\t   ", "empty caption"),
+        ("a.jpg#0\tCaption 0 of a .", "duplicate line"),
+        ("a.jpg#2 A dog without a tab .", "malformed line"),
+        ("a.jpg\tA dog without a number .", "malformed line"),
+        ("a.jpg#x\tA dog .", "malformed line"),
+    ],
+)
 def test_a_dirty_line_in_flickr8k(tmp_path, line, kind):
     write_flickr8k(tmp_path)
     clean = load_dataset(tmp_path)
@@ -338,13 +384,16 @@ def test_images_without_captions_and_captions_without_split_are_told(tmp_path):
     assert "c.jpg" in without_split and "no split" in without_split
 
 
-@pytest.mark.parametrize("line, kind", [
-    ('000.jpg,"A quote left open .', "malformed line"),
-    ("000.jpg", "malformed line"),
-    ("000.jpg,A dog , unquoted .", "malformed line"),
-    ("000.jpg,", "empty caption"),
-    ('000.jpg,"A dog , number 0 , of ""000.jpg"" ."', "duplicate line"),
-])
+@pytest.mark.parametrize(
+    "line, kind",
+    [
+        ('000.jpg,"A quote left open .', "malformed line"),
+        ("000.jpg", "malformed line"),
+        ("000.jpg,A dog , unquoted .", "malformed line"),
+        ("000.jpg,", "empty caption"),
+        ('000.jpg,"A dog , number 0 , of ""000.jpg"" ."', "duplicate line"),
+    ],
+)
 def test_a_dirty_line_in_kaggle_flickr8k(tmp_path, line, kind):
     write_kaggle_flickr8k(tmp_path, count=3)
     clean = load_dataset(tmp_path)
@@ -361,25 +410,40 @@ def test_dirt_in_coco(tmp_path):
     content = json.loads(path.read_text())
     content["images"] += [{"id": 7}, None, {"id": 8, "file_name": "8.jpg"}]
     content["annotations"] += [
-        {"id": 90, "image_id": 77, "caption": "Of nothing."}, {"id": 91, "image_id": 1}, "what", {"image_id": [1]},
-        {"id": 92, "image_id": 1, "caption": None}, {"id": 93, "image_id": 1, "caption": " "},
-        content["annotations"][0], {"id": 94, "image_id": 1, "caption": "Half a pair \ud83d."}]
+        {"id": 90, "image_id": 77, "caption": "Of nothing."},
+        {"id": 91, "image_id": 1},
+        "what",
+        {"image_id": [1]},
+        {"id": 92, "image_id": 1, "caption": None},
+        {"id": 93, "image_id": 1, "caption": " "},
+        content["annotations"][0],
+        {"id": 94, "image_id": 1, "caption": "Half a pair \ud83d."},
+    ]
     write(path, content)
     write(path.with_name("captions_other.json"), content)
     dataset = load_dataset(tmp_path)
     assert dataset.captions == clean.captions
     assert [problem.split(":")[0] for problem in dataset.problems] == [
-        "annotation file of no known split skipped", "malformed entry skipped", "malformed caption skipped",
-        "empty caption skipped", "duplicate line skipped", "undecodable bytes, line skipped",
-        "image in a split but without a usable caption skipped"]
+        "annotation file of no known split skipped",
+        "malformed entry skipped",
+        "malformed caption skipped",
+        "empty caption skipped",
+        "duplicate line skipped",
+        "undecodable bytes, line skipped",
+        "image in a split but without a usable caption skipped",
+    ]
     dataset.summary().encode()  # can be printed
 
 
 def test_dirt_in_karpathy(tmp_path):
     draw(tmp_path, "a.jpg", "b.jpg")
     content = karpathy("flickr8k", ("a.jpg", "train", {}), ("b.jpg", "holiday", {}))
-    content["images"] += [None, {"filename": "b.jpg", "split": "val"}, {"filename": 3, "split": "val", "sentences": []},
-                          {"filename": "b.jpg", "split": "val", "sentences": [{"tokens": ["a"]}]}]
+    content["images"] += [
+        None,
+        {"filename": "b.jpg", "split": "val"},
+        {"filename": 3, "split": "val", "sentences": []},
+        {"filename": "b.jpg", "split": "val", "sentences": [{"tokens": ["a"]}]},
+    ]
     write(tmp_path / "dataset_flickr8k.json", content)
     dataset = load_dataset(tmp_path)
     assert images(dataset) == {"train": ["a.jpg"], "validation": [], "test": []}
@@ -411,8 +475,15 @@ def test_no_known_layout(tmp_path, folder):
         load_dataset(str(tmp_path / folder))
     message = str(error.value)
     assert str(tmp_path / folder) in message
-    for looked_for in ("Flicker8k_Dataset", "Flickr8k.token.txt", "captions.txt", "results.csv", "captions_*.json",
-                       "dataset_flickr8k.json", "get Flickr8k"):
+    for looked_for in (
+        "Flicker8k_Dataset",
+        "Flickr8k.token.txt",
+        "captions.txt",
+        "results.csv",
+        "captions_*.json",
+        "dataset_flickr8k.json",
+        "get Flickr8k",
+    ):
         assert looked_for in message
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from captioning.decoder import DECODERS, build_decoder
+from captioning.network.decoder import DECODERS, build_decoder
 
 
 @pytest.fixture(scope="module", params=DECODERS)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from captioning import encoder as encoder_module
 from captioning.artifacts import ArtifactError
-from captioning.backend import PROCESSORS, in_groups, on_each_processor
+from captioning.network.backend import PROCESSORS, in_groups, on_each_processor
 from captioning.encoder import (
     ENCODERS,
     Encoder,
@@ -47,7 +47,9 @@ def test_every_network_has_its_size_and_grid(name, size, grid, depth):
     assert (encoder.image_size, encoder.grid, encoder.depth) == (size, grid, depth)
 
 
-@pytest.mark.parametrize(("name", "range_"), [("densenet201", (-3, 3)), ("inceptionv3", (-1, 1)), ("xception", (-1, 1))])
+@pytest.mark.parametrize(
+    ("name", "range_"), [("densenet201", (-3, 3)), ("inceptionv3", (-1, 1)), ("xception", (-1, 1))]
+)
 def test_every_network_has_its_own_preprocessing(name, range_):
     pixels = np.array([[[[0, 0, 0], [255, 255, 255]]]], "float32")
     prepared = np.asarray(Encoder(name)._preprocess(pixels))
@@ -199,4 +201,7 @@ def test_several_photos_are_encoded_side_by_side(encoder):
     in_threads = np.concatenate(list(on_each_processor(encoder.encode, [photos[i : i + 1] for i in range(5)])))
     assert together.shape == (5, encoder.regions, encoder.depth)
     assert together == pytest.approx(one_by_one, abs=1e-3) and in_threads == pytest.approx(one_by_one, abs=1e-3)
-    assert list(on_each_processor(lambda n: sum(on_each_processor(int, range(n))), [3, 4])) == [3, 6]  # nested: no deadlock
+    assert list(on_each_processor(lambda n: sum(on_each_processor(int, range(n))), [3, 4])) == [
+        3,
+        6,
+    ]  # nested: no deadlock

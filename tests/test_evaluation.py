@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from captioning import evaluation
-from captioning.evaluation import (
+from captioning.training.evaluation import (
     COLUMNS,
     CaptionReward,
     agreement,
@@ -102,7 +102,8 @@ def test_objects_that_nobody_saw(no_java):
 
 
 @pytest.mark.parametrize(
-    "caption, repeated", [("a dog dog runs", True), ("a man and a man", True), ("a man and a dog and", False), ("", False)]
+    "caption, repeated",
+    [("a dog dog runs", True), ("a man and a man", True), ("a man and a dog and", False), ("", False)],
 )
 def test_repeats(caption, repeated):
     assert repeats(caption.split()) == repeated
@@ -144,9 +145,7 @@ def test_meteor_with_java(monkeypatch):
     monkeypatch.setenv("LC_ALL", "C")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scores = score_captions(
-            {"a": "a café ||| dog runs", "b": ""}, {"a": ["A café ||| dog runs ."], "b": ["a cat"]}
-        )
+        scores = score_captions({"a": "a café ||| dog runs", "b": ""}, {"a": ["A café ||| dog runs ."], "b": ["a cat"]})
     assert 0 < scores["METEOR"] < 100
     assert list(scores) == COLUMNS
     assert started[0].poll() is not None and started[0].stdin.closed and started[0].stdout.closed

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from captioning.figures import plot_attention, plot_captions, plot_history, plot_reliability
+from captioning.training.figures import plot_attention, plot_captions, plot_history, plot_reliability
 
 PHOTO = np.zeros((40, 60, 3), np.uint8)
 

@@ -16,7 +16,12 @@ ROOT = Path(__file__).parent.parent
 
 def run(name, folder, **parameters):
     papermill.execute_notebook(
-        ROOT / f"{name}.ipynb", folder / f"{name}.ipynb", parameters, cwd=ROOT, kernel_name="python3", progress_bar=False
+        ROOT / f"{name}.ipynb",
+        folder / f"{name}.ipynb",
+        parameters,
+        cwd=ROOT,
+        kernel_name="python3",
+        progress_bar=False,
     )
 
 

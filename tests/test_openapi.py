@@ -16,7 +16,16 @@ def test_schemathesis_finds_nothing(generator):
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/openapi.json"
     schemathesis = Path(sys.executable).parent / "schemathesis"
     run = subprocess.run(
-        [schemathesis, "run", address, "--max-examples", "30", "--generation-deterministic", "--request-timeout", "300"],
+        [
+            schemathesis,
+            "run",
+            address,
+            "--max-examples",
+            "30",
+            "--generation-deterministic",
+            "--request-timeout",
+            "300",
+        ],
         cwd=Path(web.__file__).parent,  # where schemathesis.toml is
         capture_output=True,
         check=False,

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from captioning.decoder import DECODERS, UNSEEN, build_decoder
+from captioning.network.decoder import DECODERS, UNSEEN, build_decoder
 from captioning.encoder import Features
-from captioning.presence import RIDGE, fit_presence
-from captioning.search import FUNCTION_WORDS
+from captioning.training.word_prior import RIDGE, fit_presence
+from captioning.network.search import FUNCTION_WORDS
 from captioning.text import Tokenizer
 
 REGIONS, DEPTH, PHOTOS = 4, 6, 700  # more than are read at a time
@@ -13,7 +13,8 @@ RANDOM = np.random.default_rng(0)
 ARRAY = RANDOM.normal(1, 1, (PHOTOS, REGIONS, DEPTH)).astype("float16")
 MEANS = ARRAY.astype("float64").mean(1)
 CAPTIONS = {  # what is said of a photo follows, in part, from its mean
-    f"{i}.jpg": [f"a {word} thing" for word, number in zip(WORDS, mean) if number + RANDOM.normal(0, 0.3) > 1] + ["something else"]
+    f"{i}.jpg": [f"a {word} thing" for word, number in zip(WORDS, mean) if number + RANDOM.normal(0, 0.3) > 1]
+    + ["something else"]
     for i, mean in enumerate(MEANS)
 }
 FEATURES = Features(ARRAY, {name: i for i, name in enumerate(CAPTIONS)}, {})
@@ -54,7 +55,7 @@ def test_it_leaves_small_words_and_the_end_to_the_decoder(decoder):
 def test_fewer_numbers_a_photo_come_as_close_as_they_can(monkeypatch, decoder):
     fit_presence(decoder, TOKENIZER, FEATURES, CAPTIONS)
     whole = np.array(decoder.shares(decoder.glance(MEANS)))
-    monkeypatch.setattr("captioning.decoder.PRESENCE_RANK", 3)
+    monkeypatch.setattr("captioning.network.decoder.PRESENCE_RANK", 3)
     small = build_decoder(decoder.name, len(TOKENIZER), REGIONS, DEPTH, units=8)
     fit_presence(small, TOKENIZER, FEATURES, CAPTIONS)
     assert small.glance.units == 3

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from captioning.decoder import build_decoder
-from captioning.pruning import prune
+from captioning.network.decoder import build_decoder
+from captioning.training.pruning import prune
 
 VOCABULARY, REGIONS, DEPTH, UNITS, WIDE = 11, 4, 7, 6, 10
 UNIT_PLACES = np.array([0, 2, 4, 5, 8, 9])  # the first half of them in the first half
@@ -58,7 +58,9 @@ def test_the_units_left_take_over():
         for weights in layer.weights:
             for gate in range(4):
                 columns = weights.numpy()
-                columns[..., gate * WIDE + UNITS : (gate + 1) * WIDE] = columns[..., gate * WIDE : gate * WIDE + WIDE - UNITS]
+                columns[..., gate * WIDE + UNITS : (gate + 1) * WIDE] = columns[
+                    ..., gate * WIDE : gate * WIDE + WIDE - UNITS
+                ]
                 weights.assign(columns)
     image = decoder.image_gates.kernel.numpy()
     for gate in range(4):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from captioning.decoder import DECODERS, build_decoder
-from captioning.search import make_sampler, make_search
+from captioning.network.decoder import DECODERS, build_decoder
+from captioning.network.search import make_sampler, make_search
 from captioning.text import Tokenizer
 
 TOKENIZER = Tokenizer.fit(["a in on"], minimum_count=1)  # words that may come more than once
@@ -16,7 +16,7 @@ REGIONS, DEPTH = 4, 6
 def decoder(request):
     """A decoder whose random weights are large enough to have opinions, and too few to be rounded."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("captioning.decoder.PRESENCE_RANK", 5)
+        patch.setattr("captioning.network.decoder.PRESENCE_RANK", 5)
         decoder = build_decoder(request.param, len(TOKENIZER), REGIONS, DEPTH, units=8)
     random = np.random.default_rng(3)
     for weight in decoder.weights:
@@ -102,7 +102,9 @@ def test_frozen_search_finds_the_same_and_keeps_its_weights(decoder, features):
 
 def test_any_number_of_images(features):
     """Whatever the groups are that the processors take."""
-    search = make_search(build_decoder("attention", len(TOKENIZER), REGIONS, DEPTH, units=8), TOKENIZER, max_length=6, frozen=True)
+    search = make_search(
+        build_decoder("attention", len(TOKENIZER), REGIONS, DEPTH, units=8), TOKENIZER, max_length=6, frozen=True
+    )
     alone = [search(features[b : b + 1], 2) for b in range(len(features))]
     for number in (2, 3, 7, 23):
         found = search(np.resize(features, (number, REGIONS, DEPTH)), 2)

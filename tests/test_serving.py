@@ -31,7 +31,7 @@ from werkzeug.datastructures import FileStorage
 import app as web
 import operations
 from captioning.images import MAX_PIXELS, resize_image
-from captioning.serving import CaptionQueue, QueueFull
+from captioning.batching import CaptionQueue, QueueFull
 
 ROOT = Path(web.__file__).parent
 SIDE = 32
@@ -58,7 +58,9 @@ class Brightness:
         assert self.gate.wait(30)
         if self.fail:
             raise RuntimeError("secret")
-        captions = [SimpleNamespace(text=str(int(image.mean())), probability=0.5, confidence=0.5, words=[]) for image in images]
+        captions = [
+            SimpleNamespace(text=str(int(image.mean())), probability=0.5, confidence=0.5, words=[]) for image in images
+        ]
         return [SimpleNamespace(**vars(caption), alternatives=[caption]) for caption in captions]
 
 
@@ -409,7 +411,10 @@ HOSTILE = {
     "zip": (lambda: b"PK\x03\x04" + bytes(99), 415),
     "bomb by its header": (lambda: png(60_000, 60_000), 413),
     "bomb of pixels": (lambda: png(7_000, 7_200, zlib.compress(bytes(2**20))), 413),
-    "bomb of text": (lambda: encoded()[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24))) + encoded()[33:], 422),
+    "bomb of text": (
+        lambda: encoded()[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24))) + encoded()[33:],
+        422,
+    ),
     "no pixels": (lambda: png(0, 10), 422),
     "no data": (lambda: png(10, 10), 422),
     "cut JPEG": (lambda: encoded("JPEG")[:-60], 422),
@@ -466,10 +471,14 @@ def test_many_fields_and_files(make_app):
     ["application/json", "text/plain", "multipart/form-data", "multipart/form-data; boundary=" + "x" * 300,
      "multipart/form-data; boundary=\u00e9", "multipart/mixed; boundary=x", "application/x-www-form-urlencoded", ""],
 )  # fmt: skip
-@pytest.mark.parametrize("body", [b"", b"{}", b"--x\r\n", b"--x\r\nContent-Disposition: form-data; name=image\r\n\r\n", encoded()])
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"--x\r\n", b"--x\r\nContent-Disposition: form-data; name=image\r\n\r\n", encoded()]
+)
 def test_wrong_content_type(type, body, app):
     for path in ("/", "/model/predict"):
-        response = app.test_client().post(path, data=body, headers={"Content-Type": type.encode("latin-1").decode("latin-1")})
+        response = app.test_client().post(
+            path, data=body, headers={"Content-Type": type.encode("latin-1").decode("latin-1")}
+        )
         assert response.status_code in (400, 413, 415)
 
 
@@ -556,7 +565,7 @@ class serving:
 
 def raw(photo: bytes, path="/model/predict") -> bytes:
     """A whole request, as it goes over the wire."""
-    body = (b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + photo + b"\r\n--x--\r\n")
+    body = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + photo + b"\r\n--x--\r\n"
     head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
@@ -658,8 +667,9 @@ def test_stop_finishes_what_is_under_way(number):
 def test_killed_it_starts_again(make_app):
     """Nothing is left behind by a server that was killed: no lock, no file."""
     before = sorted(os.listdir(ROOT))
-    with subprocess.Popen([sys.executable, "-c", SLOW], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                          text=True) as server:
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
         address = "127.0.0.1", int(server.stdout.readline())
         with socket.create_connection(address) as client:
             client.sendall(raw(encoded()))

@@ -1,7 +1,7 @@
 """The model that ships, on real photos: skipped where Flickr8k is not at hand."""
 
-from captioning.datasets import load_dataset
-from captioning.evaluation import score_captions
+from captioning.training.datasets import load_dataset
+from captioning.training.evaluation import score_captions
 
 FLOORS = {"BLEU-1": 60, "BLEU-4": 20, "CIDEr": 55, "ROUGE-L": 45}
 

@@ -2,11 +2,18 @@ import numpy as np
 import pytest
 from keras import ops
 
-from captioning.decoder import build_decoder
+from captioning.network.decoder import build_decoder
 from captioning.encoder import Encoder, Features
-from captioning.search import make_search
+from captioning.network.search import make_search
 from captioning.text import Tokenizer
-from captioning.training import Distillation, SelfCriticalTraining, Training, caption_batches, caption_loss, match_length
+from captioning.training import (
+    Distillation,
+    SelfCriticalTraining,
+    Training,
+    caption_batches,
+    caption_loss,
+    match_length,
+)
 from scenes import draw_dataset
 
 WORDS = "red green blue".split()
@@ -91,7 +98,9 @@ def test_it_trains_on_all_views_and_validates_on_the_whole_photo(cls, features, 
     seen = np.concatenate([looked for looked, *_ in training.batches(0)])
     assert len(seen) == 24
     assert 0 < (seen.max((1, 2)) > 50).sum() < 24
-    assert training.validate()["val_loss"] == make(Training, tmp_path, features, training.decoder).validate()["val_loss"]
+    assert (
+        training.validate()["val_loss"] == make(Training, tmp_path, features, training.decoder).validate()["val_loss"]
+    )
 
 
 @pytest.mark.parametrize("cls", [Training, SelfCriticalTraining])
@@ -136,7 +145,7 @@ def test_self_critical_training_raises_the_reward(features, tmp_path):
 
 
 def test_fine_tuning_changes_every_stage_of_the_encoder(tmp_path):
-    from captioning.datasets import load_dataset
+    from captioning.training.datasets import load_dataset
 
     dataset = load_dataset(draw_dataset(tmp_path, images=20, size=32))
     tokenizer = Tokenizer.fit((c for cs in dataset.captions["train"].values() for c in cs), 1)
@@ -164,8 +173,18 @@ def test_distillation_brings_a_decoder_close_to_its_teacher(tmp_path, features):
     teacher = make(Training, tmp_path / "teacher", features)
     teacher.run()
     student = new_decoder(seed=1)
-    training = Distillation(teacher.decoder, student, TOKENIZER, dict(list(CAPTIONS.items())[:24]), dict(list(CAPTIONS.items())[24:]),
-                            tmp_path / "student", 6, features=features, batch_size=8, learning_rate=2e-2)
+    training = Distillation(
+        teacher.decoder,
+        student,
+        TOKENIZER,
+        dict(list(CAPTIONS.items())[:24]),
+        dict(list(CAPTIONS.items())[24:]),
+        tmp_path / "student",
+        6,
+        features=features,
+        batch_size=8,
+        learning_rate=2e-2,
+    )
     history = training.run()
     assert history["loss"][-1] < 0.2 * history["loss"][0]
     assert training.settings["teacher"] != training.settings["decoder"]

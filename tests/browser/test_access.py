@@ -38,7 +38,9 @@ def many(page):
     describe(page, *[upload(f"{n}.png", picture(n)) for n in range(5)], BROKEN)
 
 
-@pytest.mark.parametrize("look", [{"color_scheme": "light"}, {"color_scheme": "dark", **PHONE}], ids=["desktop", "dark phone"])
+@pytest.mark.parametrize(
+    "look", [{"color_scheme": "light"}, {"color_scheme": "dark", **PHONE}], ids=["desktop", "dark phone"]
+)
 @pytest.mark.parametrize("state", [empty, working, result, error, error_page, many])
 def test_axe_finds_nothing(visit, shoot, state, look):
     page = visit(reduced_motion="reduce", **look)

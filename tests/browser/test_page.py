@@ -245,8 +245,13 @@ def test_downloads_hold_the_edited_texts(visit, caption, script):
         got[kind] = download.value.path().read_text("utf-8-sig")
     texts = ['Mine, "all" mine.', caption(picture(2))]
     assert list(csv.reader(io.StringIO(got["CSV"])))[1:] == [["one.png", texts[0]], ["two.png", texts[1]]]
-    assert [(row["image"], row["caption"]) for row in json.loads(got["JSON"])] == list(zip(["one.png", "two.png"], texts))
-    assert json.loads(got["COCO"]) == [{"image_id": "one", "caption": texts[0]}, {"image_id": "two", "caption": texts[1]}]
+    assert [(row["image"], row["caption"]) for row in json.loads(got["JSON"])] == list(
+        zip(["one.png", "two.png"], texts)
+    )
+    assert json.loads(got["COCO"]) == [
+        {"image_id": "one", "caption": texts[0]},
+        {"image_id": "two", "caption": texts[1]},
+    ]
 
 
 # Nothing is lost, nothing is kept

@@ -1,4 +1,4 @@
-"""The page: photos in, each with its caption beside it, out; and what a person made of the captions as a file."""
+"""The page: it takes photos and shows each with its caption; the edited captions can be downloaded."""
 
 import base64
 import csv
@@ -7,21 +7,20 @@ import json
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from flask import Response, abort, render_template, request
 from flask_babel import get_locale, lazy_gettext
 from flask_babel import gettext as _
 from flask_openapi import OpenAPI
-from PIL import Image
 from pydantic import BaseModel
 from werkzeug.datastructures import FileStorage
 
+from captioning.generator import Caption
 from captioning.images import ImageError
-from intake import IMAGE_STATUS, Options, enqueue, several_uploads, wait
+from web.uploads import IMAGE_STATUS, Options, enqueue, several_uploads, wait
 
-PREVIEW_SIDE = 800  # pixels, at most, of the longer side of the photo that is shown beside its caption
+PREVIEW_SIDE = 800  # pixels of the longer side, at most, of the photo beside its caption
 
-CONFIDENCE = {  # from so many per cent on
+CONFIDENCE = {  # the least percentage for each
     60: lazy_gettext("Quite sure"),
     45: lazy_gettext("Fairly sure"),
     0: lazy_gettext("A guess"),
@@ -32,7 +31,7 @@ SAMPLES = {
     "beach": lazy_gettext("A drawn beach"),
     "snow": lazy_gettext("A drawn skier"),
 }
-SAMPLES_FOLDER = Path(__file__).parent / "static" / "samples"
+SAMPLES_FOLDER = Path(__file__).parent.parent / "static" / "samples"
 
 
 class Format(BaseModel):
@@ -56,7 +55,7 @@ def caption_photos(query: Options):
     files = several_uploads() or sample()
     if not files:
         abort(400, _("No photo was chosen. Choose one or more, then try again."))
-    photos = [describe(file, query) for file in files]  # one after the other: one full-size photo in memory
+    photos = [describe(file, query) for file in files]
     for photo in photos:
         if "answer" in photo:
             photo["result"] = wait(photo["answer"])
@@ -64,32 +63,28 @@ def caption_photos(query: Options):
     return render_template("page.html", photos=photos, options=query), 200 if 200 in statuses else statuses[0]
 
 
-def sample() -> list:
-    """Our own picture, if one was chosen."""
+def sample() -> list[FileStorage]:
+    """The sample picture that was chosen, if one was."""
     name = request.form.get("sample")
     return [FileStorage((SAMPLES_FOLDER / f"{name}.webp").open("rb"), f"{name}.webp")] if name in SAMPLES else []
 
 
-def describe(file, options: Options) -> dict:
-    """What the page shows of one upload: a small copy and the answer to come, or why there is none."""
+def describe(file: FileStorage, options: Options) -> dict:
+    """What the page shows of an upload: a preview and the pending answer, or an error.
+
+    The preview travels inside the page, so that the server keeps nothing.
+    """
     try:
-        small_copy, answer = enqueue(file, options, preview)
+        photo, answer = enqueue(file, options, PREVIEW_SIDE)
     except ImageError as error:
         return {"name": file.filename, "error": _(str(error)), "status": IMAGE_STATUS[error.kind]}
-    return {"name": file.filename, "answer": answer, **small_copy}
-
-
-def preview(small: Image.Image) -> dict:
-    """The photo, made small, to travel inside the page; the server keeps nothing."""
-    small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=85)
-    source = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-    return {"source": source, "width": small.width, "height": small.height}
+    source = "data:image/jpeg;base64," + base64.b64encode(photo.preview.jpeg).decode()
+    return {"name": file.filename, "answer": answer, "source": source,
+            "width": photo.preview.width, "height": photo.preview.height}  # fmt: skip
 
 
 def download(query: Format):
-    """The captions of the page's form, as a person left them: as CSV, JSON or COCO results."""
+    """The edited captions of the page's form as CSV, JSON or COCO results."""
     names, texts, found = map(request.form.getlist, ("name", "text", "alternatives"))
     texts = [" ".join(text.split()) for text in texts]
     if query.format == "csv":
@@ -109,32 +104,30 @@ def download(query: Format):
     return Response(data, mimetype=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
 
-# How the page says it
-
-
 def sentence(text: str) -> str:
-    """The model's words as a sentence: "a dog runs" → "A dog runs."."""
+    """A caption as a sentence: "a dog runs" → "A dog runs."."""
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
-def confidence(result) -> int:
-    """How sure the model is, in per cent."""
+def confidence(result: Caption) -> int:
+    """The confidence of a caption in per cent."""
     return round(100 * result.confidence)
 
 
 def in_words(percent: int) -> str:
+    """A confidence in words."""
     return next(str(words) for least, words in CONFIDENCE.items() if percent >= least)
 
 
-def words_with_attention(result) -> list[dict] | None:
-    """The words in the shape of the API, with where the model looked in whole numbers from 0 to 99, the peak."""
+def words_with_attention(result: Caption) -> list[dict] | None:
+    """The words as in the API, their attention scaled to whole numbers from 0 to 99, the maximum."""
     if not result.words or result.words[0].attention is None:
         return None
     return [
         {
             "text": word.text,
             "probability": round(word.probability, 2),
-            "attention": np.uint8(word.attention / word.attention.max() * 99).tolist(),
+            "attention": (word.attention / word.attention.max() * 99).astype(int).tolist(),
         }
         for word in result.words
     ]

@@ -60,7 +60,9 @@ def calibration_bins(confidence: Sequence[float], truth: Sequence[float], bins: 
 def plot_reliability(confidence: Sequence[float], truth: Sequence[float], bins: int = 10) -> Figure:
     """What the model was sure of against what came true, in bins of equally many captions; the diagonal is perfect."""
     figure = Figure(figsize=(4.5, 4.2), layout="constrained")
-    axes = figure.add_subplot(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="agreement with people", aspect="equal")
+    axes = figure.add_subplot(
+        xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="agreement with people", aspect="equal"
+    )
     axes.plot([0, 1], [0, 1], color="gray", linestyle="dotted")
     means = [(told.mean(), true.mean()) for told, true in calibration_bins(confidence, truth, bins)]
     axes.plot(*zip(*means), marker="o")

@@ -271,7 +271,7 @@ def _draw_splits(images: Iterable[str], seed: int) -> dict[str, list[str]]:
     shuffled = sorted(images)
     random.Random(seed).shuffle(shuffled)
     tenth = max(1, round(len(shuffled) / 10)) if len(shuffled) >= 3 else 0
-    return {"train": shuffled[2 * tenth:], "validation": shuffled[:tenth], "test": shuffled[tenth:2 * tenth]}
+    return {"train": shuffled[2 * tenth :], "validation": shuffled[:tenth], "test": shuffled[tenth : 2 * tenth]}
 
 
 def _assign(splits: dict, captions: dict, image_paths: dict[str, Path], problems: _Problems) -> dict[str, list[str]]:
@@ -312,7 +312,8 @@ class _Problems:
     def lines(self) -> tuple[str, ...]:
         return tuple(
             f"{kind}: {len(places)} ({', '.join(list(places)[:3])}{', …' if len(places) > 3 else ''})"
-            for kind, places in self._places.items())
+            for kind, places in self._places.items()
+        )
 
 
 def _find(folder: Path, pattern: str) -> list[Path]:

@@ -1,11 +1,9 @@
-"""Many requests → few batches: one bounded queue, one worker, one pass of the model for all who wait.
+"""Dynamic batching: a bounded queue collects the photos of many threads, one worker captions them in batches.
 
-```python
 queue = CaptionQueue(generator)
 queue.warm_up()
-queue.caption(generator.prepare(photo)).text    # from any thread
+queue.submit(generator.prepare(photo)).result().text  # from any thread
 queue.close()
-```
 """
 
 from __future__ import annotations
@@ -36,27 +34,35 @@ class _Request:
 
 
 class CaptionQueue:
-    """Captions photos of many threads in batches; the same captions as one by one.
+    """Captions the photos of many threads in batches, with the same captions as one by one.
 
-    A batch is whatever has come while the one before it was computed, so that it grows with the load; photos of one
-    batch have the same options. `warm_up` compiles what batches of any size need: no request with the queue's own beam
-    width pays for that. Another width costs all who wait some seconds, once. An exception fails its own batch only.
+    A batch is what has arrived while the batch before it was computed, so that it grows with the load. All photos of a
+    batch have the same options. After `warm_up`, no request with the queue's own beam width waits for the model to load.
+    An exception fails its own batch only.
 
     Args:
-        generator: a `CaptionGenerator`. From now on only this queue may use it.
+        generator: a `CaptionGenerator`.
         beam_width, alternatives: as for `CaptionGenerator.caption`.
         max_batch: photos in the largest batch.
-        max_wait: seconds that a photo waits for company when the worker is idle.
+        max_wait: seconds that a photo waits for others when the worker is idle.
         max_waiting: photos that may wait; one more is `QueueFull`.
-        on_batch: told the size of each batch and the seconds it took.
+        on_batch: called with the size of each batch and the seconds it took.
 
     Attributes:
         failed: batches that failed.
         failing: whether the latest one did.
     """
 
-    def __init__(self, generator, beam_width: int = 3, alternatives: int = 1, max_batch: int = 20,
-                 max_wait: float = 0.0, max_waiting: int = 64, on_batch: Callable[[int, float], None] | None = None):
+    def __init__(
+        self,
+        generator,
+        beam_width: int = 3,
+        alternatives: int = 1,
+        max_batch: int = 20,
+        max_wait: float = 0.0,
+        max_waiting: int = 64,
+        on_batch: Callable[[int, float], None] | None = None,
+    ):
         if max_batch < 1 or max_waiting < 1:
             raise ValueError("a batch and the queue need room for one photo at least")
         self.generator, self.on_batch = generator, on_batch or (lambda size, seconds: None)
@@ -75,7 +81,7 @@ class CaptionQueue:
 
     @property
     def full(self) -> bool:
-        """Whether a photo that came now would be refused; worth asking before it is decoded."""
+        """Whether a photo would be refused now; ask before it is read."""
         return self._closed or len(self._waiting) >= self.max_waiting
 
     @property
@@ -83,9 +89,13 @@ class CaptionQueue:
         return self._worker.is_alive()
 
     def warm_up(self) -> None:
-        """Compile and run the model, for one photo and for several; to be called before the first photo is submitted."""
-        side = self.generator.encoder.image_size
-        for photos in (1, max(1, self.max_batch - 1), self.max_batch):  # alone, some together and some not, all together
+        """Run the model once for each kind of batch, before the first photo is submitted."""
+        side = self.generator.config["image_size"]
+        for photos in (
+            1,
+            max(1, self.max_batch - 1),
+            self.max_batch,
+        ):  # alone, some together and some not, all together
             self.generator.caption_batch([np.zeros((side, side, 3), np.uint8)] * photos, **self.options)
 
     def submit(self, image: np.ndarray, gone: Callable[[], bool] = lambda: False, **options) -> Future:
@@ -93,8 +103,8 @@ class CaptionQueue:
 
         Args:
             options: beam width and alternatives, if not the queue's.
-            gone: tells whether nobody waits for the answer any more. Such a photo, and one whose future was
-                cancelled, is dropped before it costs a batch.
+            gone: whether nobody waits for the answer any more. Such a photo, and one whose future was cancelled, is
+                dropped before it costs a batch.
 
         Raises:
             QueueFull: at once.
@@ -106,20 +116,6 @@ class CaptionQueue:
             self._waiting.append(request)
             self._changed.notify_all()
         return request.answer
-
-    def caption(self, image: np.ndarray, timeout: float | None = None):
-        """`submit`, and wait.
-
-        Raises:
-            QueueFull: at once.
-            TimeoutError: after ``timeout`` seconds.
-        """
-        answer = self.submit(image)
-        try:
-            return answer.result(timeout)
-        except TimeoutError:
-            answer.cancel()
-            raise
 
     def close(self, timeout: float | None = None) -> None:
         """Refuse new photos, finish those that wait, stop; after ``timeout`` seconds in any case."""

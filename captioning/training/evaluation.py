@@ -17,20 +17,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-import numpy as np
 import pandas as pd
 from nltk.tokenize import TreebankWordTokenizer
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
 from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.cider.cider_scorer import precook
 from pycocoevalcap.meteor import meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
-from captioning.figures import calibration_bins
-from captioning.objects import hallucination
+from captioning.training.figures import calibration_bins
+from captioning.training.objects import hallucination
 
 COLUMNS = [
     *(f"BLEU-{n}" for n in range(1, 5)), *(f"NLTK BLEU-{n}" for n in range(1, 5)),
@@ -59,13 +56,13 @@ def tokenize(caption: str) -> list[str]:
 
 
 @lru_cache(maxsize=2**17)  # the references of 25,000 images, which come back every epoch
-def _tokenized(caption: str) -> str:
+def tokenized(caption: str) -> str:
     return " ".join(tokenize(caption))
 
 
-def _reference_texts(references: Sequence[str] | None) -> list[str]:
+def reference_texts(references: Sequence[str] | None) -> list[str]:
     """References, tokenized; one without a word (".") says nothing and is left out."""
-    return [text for reference in references or [] if (text := _tokenized(reference))]
+    return [text for reference in references or [] if (text := tokenized(reference))]
 
 
 def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
@@ -90,7 +87,7 @@ def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequenc
           universal"). Absent, with a warning, where Java does not run.
         - ``ROUGE-L``: longest common subsequence (Lin, 2004, "ROUGE: a package for automatic evaluation of
           summaries").
-        - ``CHAIR-s``, ``CHAIR-i``: objects named that no person named, see `captioning.objects.hallucination`;
+        - ``CHAIR-s``, ``CHAIR-i``: objects named that no person named, see `captioning.training.objects.hallucination`;
           smaller is better. ``repeats``: percentage of captions that say a word twice in a row or two words twice.
         - ``distinct``: number of different captions. ``mean length``: tokens a caption.
 
@@ -125,14 +122,15 @@ def repeats(words: Sequence[str]) -> bool:
     return len(set(pairs)) < len(pairs) or any(a == b for a, b in pairs)
 
 
-def agreement(captions: Mapping[str, str], references: Mapping[str, Sequence[str]],
-              training: Mapping[str, Sequence[str]]) -> dict[str, float]:
+def agreement(
+    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], training: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
     """How much of each caption people said too: image name → 0 to 1.
 
     The share of its words that are in one of the reference captions, each counted by how much it tells: the
     logarithm of how few images of ``training`` (image name → captions) have it in their captions.
     """
-    counts = Counter(word for texts in training.values() for word in set(" ".join(_reference_texts(texts)).split()))
+    counts = Counter(word for texts in training.values() for word in set(" ".join(reference_texts(texts)).split()))
     hypotheses, truths = _pairs(captions, references)
     result = {}
     for name, [caption] in hypotheses.items():
@@ -145,7 +143,9 @@ def agreement(captions: Mapping[str, str], references: Mapping[str, Sequence[str
 def calibration_error(confidence: Sequence[float], truth: Sequence[float], bins: int = 10) -> float:
     """Expected calibration error: mean distance of confidence and truth over bins of equally many captions
     (Nixon et al., 2019, "Measuring calibration in deep learning", arXiv:1904.01685)."""
-    return sum(len(told) * abs(told.mean() - true.mean()) for told, true in calibration_bins(confidence, truth, bins)) / len(truth)
+    return sum(
+        len(told) * abs(told.mean() - true.mean()) for told, true in calibration_bins(confidence, truth, bins)
+    ) / len(truth)
 
 
 def cider(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> float:
@@ -159,90 +159,6 @@ def per_image_cider(captions: Mapping[str, str], references: Mapping[str, Sequen
     hypotheses, truths = _pairs(captions, references)
     _, scores = Cider().compute_score(truths, hypotheses)
     return {name: 100 * float(score) for name, score in zip(hypotheses, scores)}
-
-
-class CaptionReward:
-    """CIDEr of sampled captions, and BLEU if asked for, fast: the reward of self-critical training.
-
-    CIDEr is what the COCO scorer gives an image (before the × 100 of `score_captions`; a human caption gets
-    about 0.8), but the document frequencies are those of the training references, counted once.
-    Rennie et al., 2017, "Self-critical sequence training for image captioning".
-
-    Args:
-        references: image name → reference captions, of the training split.
-        end_token: count the end of a caption as a word, in the references too. Without it, self-critical
-            training learns captions that break off ("a man with a"), because an ending earns nothing.
-        brevity_penalty: multiply by BLEU's, against one word less than the references have on average. CIDEr alone
-            is content with captions two words shorter than people's.
-        bleu: how many times to add the sentence's BLEU-1 + … + BLEU-4 (COCO scorer). They count every word, CIDEr the
-            rare ones.
-
-    >>> reward = CaptionReward({"dog.jpg": ["a dog runs"], "cat.jpg": ["a cat sleeps"]})
-    >>> reward.reward(["dog.jpg", "dog.jpg"], ["a dog", "a cat"]).round(2)
-    array([3.49, 0.  ], dtype=float32)
-    """
-
-    def __init__(self, references: Mapping[str, Sequence[str]], end_token: bool = False,
-                 brevity_penalty: bool = False, bleu: float = 0.0):
-        self._end, self._brevity_penalty, self._bleu = " <end>" if end_token else "", brevity_penalty, bleu
-        self._texts = {name: [t + self._end for t in _reference_texts(texts)] for name, texts in references.items()}
-        cooked = {name: list(map(self._count, _reference_texts(texts))) for name, texts in references.items()}
-        frequency: dict[tuple, int] = {}
-        for counts in cooked.values():
-            for ngram in set().union(*counts):
-                frequency[ngram] = frequency.get(ngram, 0) + 1
-        self._unseen = math.log(max(len(cooked), 1))
-        self._idf = {ngram: self._unseen - math.log(count) for ngram, count in frequency.items()}
-        shared = {ngram: ngram for ngram in frequency}  # equal n-grams are one object: a third of the memory
-        self._references = {
-            name: [({shared[ngram]: tf for ngram, tf in c.items()}, *self._norms(c)) for c in counts]
-            for name, counts in cooked.items()
-        }
-
-    def reward(self, image_names: Sequence[str], captions: Sequence[str]) -> np.ndarray:
-        """Rewards (N,) float32 of N captions, each for the image named at its place; an image may come often.
-
-        Raises:
-            ValueError: an image has no references; the message names it.
-        """
-        rewards = np.array([self._score(*pair) for pair in zip(image_names, captions, strict=True)], np.float32)
-        if self._bleu:
-            scorer = BleuScorer(n=4)
-            for name, caption in zip(image_names, captions):
-                scorer += (_tokenized(caption) + self._end, self._texts[name])
-            _, bleu = scorer.compute_score(option="closest", verbose=0)
-            rewards += self._bleu * np.sum(bleu, axis=0, dtype="float32")
-        return rewards
-
-    def _count(self, text: str) -> dict[tuple, int]:
-        return precook(text + self._end)
-
-    def _norms(self, counts: dict[tuple, int]) -> tuple[list[float], int]:
-        """Lengths of the tf-idf vectors, one an n-gram order, and the caption's length as COCO counts it: bigrams."""
-        squares = [0.0] * 4
-        for ngram, tf in counts.items():
-            squares[len(ngram) - 1] += (tf * self._idf.get(ngram, self._unseen)) ** 2
-        return [math.sqrt(square) for square in squares], sum(tf for ngram, tf in counts.items() if len(ngram) == 2)
-
-    def _score(self, image_name: str, caption: str) -> float:
-        references = self._references.get(image_name)
-        if not references:
-            raise ValueError(f"{image_name} has no reference captions")
-        counts = self._count(_tokenized(caption))
-        norms, length = self._norms(counts)
-        weighted = [(ngram, tf, self._idf[ngram] ** 2) for ngram, tf in counts.items() if ngram in self._idf]
-        total = 0.0
-        for reference, reference_norms, reference_length in references:
-            products = [0.0] * 4
-            for ngram, tf, squared_idf in weighted:
-                if ngram in reference:
-                    products[len(ngram) - 1] += min(tf, reference[ngram]) * reference[ngram] * squared_idf
-            penalty = math.exp(-((length - reference_length) ** 2) / (2 * 6.0**2))
-            total += penalty * sum(p / (a * b) for p, a, b in zip(products, norms, reference_norms) if p)
-        if self._brevity_penalty:
-            expected = sum(reference_length for *_, reference_length in references) / len(references)
-            total *= math.exp(min(0.0, 1 - expected / (length + 1)))
-        return 10 * total / 4 / len(references)
 
 
 def score_table(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
@@ -259,13 +175,13 @@ def _pairs(captions: Mapping[str, str], references: Mapping[str, Sequence[str]])
     for name in references:
         if captions.get(name) is None:
             raise ValueError(f"{name} has no caption")
-    truths = {name: _reference_texts(references.get(name)) for name in captions}
+    truths = {name: reference_texts(references.get(name)) for name in captions}
     for name, texts in truths.items():
         if not texts:
             raise ValueError(f"{name} has no reference captions")
     if not captions:
         raise ValueError("there are no captions to score")
-    return {name: [_tokenized(caption)] for name, caption in captions.items()}, truths
+    return {name: [tokenized(caption)] for name, caption in captions.items()}, truths
 
 
 class _Meteor(meteor.Meteor):

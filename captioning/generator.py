@@ -1,0 +1,243 @@
+"""From photos to captions: the encoder, the beam search and the vocabulary in one object."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import re
+import tarfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from captioning import artifacts
+from captioning.artifacts import REMEDY, ArtifactError
+from captioning.images import open_photo, read_image, resize_image
+from captioning.litert import Model, make_batches, parallel_map
+from captioning.text import Tokenizer
+
+DEFAULT_BEAM_WIDTH = 3
+MAX_BEAM_WIDTH = 10
+SEARCH_BATCH = 5  # photos that a core searches together: a quarter less time each than alone
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a caption, its probability, and its attention (rows, columns; sums to 1) or None."""
+
+    text: str
+    probability: float
+    attention: np.ndarray | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption in lower case, without full stop.
+
+    ``probability`` is that of all its words and of the end. ``confidence``, 0 to 1, estimates the share of the caption
+    that people would say too (`captioning.training.evaluation.agreement`). ``alternatives`` are ranked and start with
+    this caption; their own are empty.
+    """
+
+    text: str
+    probability: float
+    confidence: float
+    words: list[Word] = field(repr=False)
+    alternatives: list[Caption] = field(default_factory=list, repr=False)
+
+
+class Hypotheses(NamedTuple):
+    """The result of a beam search: K hypotheses an image, the best first.
+
+    tokens: (B, K, T) int32, from the first word to the end token, then padding.
+    log_probabilities: (B, K, T) float32 of each token, 0 for padding.
+    attention: (B, K, T, R) float32, or None for a decoder without attention.
+    scores: (B, K) float32, the length-normalised log probability.
+    """
+
+    tokens: np.ndarray
+    log_probabilities: np.ndarray
+    attention: np.ndarray | None
+    scores: np.ndarray
+
+
+class CaptionGenerator:
+    """Captions photos. Make one with `load`. Several threads may use it.
+
+    >>> generator = CaptionGenerator.load("artifacts")
+    >>> generator.caption("photo.jpg").text
+    'a dog is running through the grass'
+
+    Args:
+        encode: images (B, H, W, 3) uint8 of ``config["image_size"]`` pixels a side → features (B, R, D) float32.
+        search: features and beam width → `Hypotheses`.
+        config: what ``config.pkl`` holds.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[np.ndarray], np.ndarray],
+        search: Callable[[np.ndarray, int], Hypotheses],
+        tokenizer: Tokenizer,
+        config: dict[str, Any],
+    ):
+        self.encode, self._search, self.tokenizer, self.config = encode, search, tokenizer, config
+
+    @classmethod
+    def load(cls, folder: str | Path = "artifacts") -> CaptionGenerator:
+        """Load a trained model and check its files.
+
+        A folder without exported models, only Keras ones, is converted first. That takes half a minute and needs
+        TensorFlow.
+
+        Raises:
+            ArtifactError: a file is missing, incomplete, foreign or does not fit the others; the message names it.
+        """
+        folder = Path(folder)
+        exported = artifacts.check_manifest(folder)
+        path = folder / "config.pkl"
+        try:
+            config = artifacts.read_pickle(path)
+            path = folder / "tokenizer.pkl"
+            tokenizer = Tokenizer.from_dict(artifacts.read_pickle(path))
+            if len(tokenizer) != config["vocabulary_size"]:
+                raise ValueError("vocabulary and decoder have different sizes")
+            path = folder / "config.pkl"
+            config["image_size"], config["grid"]
+        except ArtifactError:
+            raise
+        except Exception as error:  # what a foreign pickle holds can fail in many ways
+            raise ArtifactError(f"{path} cannot be used ({error!r}): {REMEDY}") from None
+        if exported:
+            encode, search = _load_exported(folder)
+        else:
+            log.warning(
+                "%s holds no exported models: converting the Keras models takes some seconds. "
+                "To do it once and for all: python -m captioning.network.export %s", folder, folder,
+            )  # fmt: skip
+            from captioning.network.export import convert_folder  # imports TensorFlow
+
+            encoder, searches = convert_folder(folder)
+            encode, search = encoder_of(encoder), ExportedSearch(searches)
+        return cls(encode, search, tokenizer, config)
+
+    def caption(self, photo, beam_width: int = DEFAULT_BEAM_WIDTH, alternatives: int = 1) -> Caption:
+        """Caption one photo.
+
+        Args:
+            photo: path, bytes, binary file, PIL image or uint8 array (H, W, 3).
+            beam_width: captions that the search keeps at each word, 1 to 10; 1 is greedy search.
+            alternatives: captions to return, 1 to 10; if more than the beam width, the beam is as wide.
+
+        Raises:
+            ImageError: the photo cannot be read.
+            ValueError: beam width or alternatives are out of range.
+        """
+        return self.caption_batch([photo], beam_width, alternatives)[0]
+
+    def caption_batch(
+        self, photos: Sequence, beam_width: int = DEFAULT_BEAM_WIDTH, alternatives: int = 1
+    ) -> list[Caption]:
+        """Caption several photos, on all cores. Arguments and errors as for `caption`."""
+
+        def caption(batch):
+            return self.search(
+                self.encode(np.stack([self.prepare(photo) for photo in batch])), beam_width, alternatives
+            )
+
+        return list(chain.from_iterable(parallel_map(caption, make_batches(photos, SEARCH_BATCH))))
+
+    def prepare(self, photo) -> np.ndarray:
+        """Read a photo and resize it to the encoder's size: uint8 (H, W, 3)."""
+        size = (self.config["image_size"], self.config["image_size"])
+        image = read_image(photo) if isinstance(photo, np.ndarray) else open_photo(photo, min_size=size)
+        return resize_image(image, size)
+
+    def search(
+        self, features: np.ndarray, beam_width: int = DEFAULT_BEAM_WIDTH, alternatives: int = 1
+    ) -> list[Caption]:
+        """Captions for features (B, R, D) float."""
+        if not 1 <= alternatives <= MAX_BEAM_WIDTH or not 1 <= beam_width <= MAX_BEAM_WIDTH:
+            raise ValueError(f"beam width and alternatives must be between 1 and {MAX_BEAM_WIDTH}")
+        found = self._search(np.asarray(features, np.float32), max(beam_width, alternatives))
+        results = []
+        for b in range(len(features)):
+            ranked = [self._caption(found, b, k) for k in range(alternatives)]
+            results.append(dataclasses.replace(ranked[0], alternatives=ranked))
+        return results
+
+    def _caption(self, found: Hypotheses, b: int, k: int) -> Caption:
+        tokens, log_probabilities = found.tokens[b, k], found.log_probabilities[b, k]
+        texts = self.tokenizer.words(tokens)
+        maps = (
+            [None] * len(texts) if found.attention is None else found.attention[b, k].reshape(-1, *self.config["grid"])
+        )
+        words = [Word(text, float(np.exp(log_p)), grid) for text, log_p, grid in zip(texts, log_probabilities, maps)]
+        mean = np.exp(log_probabilities.sum() / np.count_nonzero(tokens != self.tokenizer.pad))
+        slope, offset = self.config.get("confidence", (1.0, 0.0))
+        confidence = float(np.clip(slope * mean + offset, 0.0, 1.0))
+        return Caption(" ".join(texts), float(np.exp(log_probabilities.sum())), confidence, words)
+
+
+def encoder_of(source: Path | bytes) -> Callable[[np.ndarray], np.ndarray]:
+    """The function of an exported encoder: images (B, H, W, 3) uint8 → features (B, R, D) float32.
+
+    Args:
+        source: the path or the content of ``encoder.tflite``.
+    """
+    model = Model({1: source})
+    return lambda images: model.run(images)[0]
+
+
+class ExportedSearch:
+    """The function of exported searches: features (B, R, D) float32 and beam width → `Hypotheses`.
+
+    Args:
+        load: beam width → exported searches by batch size. The models of the last three beam widths stay in memory.
+    """
+
+    def __init__(self, load: Callable[[int], dict[int, bytes]]):
+        self._lock = threading.Lock()
+        self._model = functools.lru_cache(maxsize=3)(lambda beam_width: Model(load(beam_width)))
+
+    def model(self, beam_width: int) -> Model:
+        """The model for a beam width, loaded at its first use."""
+        with self._lock:
+            return self._model(beam_width)
+
+    def __call__(self, features: np.ndarray, beam_width: int) -> Hypotheses:
+        tokens, log_probabilities, scores, *attention = self.model(beam_width).run(features)
+        return Hypotheses(tokens, log_probabilities, attention[0] if attention else None, scores)
+
+
+def _load_exported(folder: Path) -> tuple:
+    def load_search(beam_width: int) -> dict[int, bytes]:
+        found = {}
+        with tarfile.open(folder / "search.tar.xz") as archive:
+            for member in archive:
+                width, batch_size = map(int, re.findall(r"\d+", member.name))
+                if width == beam_width:
+                    found[batch_size] = archive.extractfile(member).read()
+                elif found:
+                    return found
+        if not found:
+            raise ValueError(f"this model was not exported for beam width {beam_width}")
+        return found
+
+    path = folder / "encoder.tflite"
+    try:
+        encode = encoder_of(path)
+        path = folder / "search.tar.xz"
+        search = ExportedSearch(load_search)
+        search.model(DEFAULT_BEAM_WIDTH)
+    except Exception as error:  # LiteRT and tarfile raise several kinds
+        raise ArtifactError(f"{path} cannot be used ({error}): {REMEDY}") from None
+    return encode, search

@@ -1,0 +1,111 @@
+"""Run exported models with LiteRT on all cores.
+
+A single photo is computed by all cores together. Of several photos, each core computes its own: that is faster.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+CPU_COUNT = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+MAX_THREADS = 8  # of one interpreter; more gain nothing
+
+_has_started, _starting = False, threading.Lock()
+_thread = threading.local()
+_workers = ThreadPoolExecutor(CPU_COUNT, "inference", initializer=lambda: setattr(_thread, "is_worker", True))
+
+
+def cores() -> int:
+    """The cores that the calling thread may use: one in a worker of `parallel_map`, all elsewhere."""
+    return 1 if getattr(_thread, "is_worker", False) else CPU_COUNT
+
+
+def parallel_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """``map`` with one thread a core. A single item is computed by the calling thread, with all cores."""
+    return map(function, items) if len(items) == 1 or cores() == 1 else _workers.map(function, items)
+
+
+def make_batches(items: Sequence, batch_size: int) -> list[Sequence]:
+    """Cut ``items`` into batches of ``batch_size``, the same number for each core, and the rest into single items."""
+    full = len(items) // (batch_size * cores()) * batch_size * cores()
+    batches = [items[i : i + batch_size] for i in range(0, full, batch_size)]
+    return batches + [items[i : i + 1] for i in range(full, len(items))]
+
+
+class Model:
+    """An exported function of a batch. Several threads may use it.
+
+    Args:
+        sources: batch size → the path or the content of a ``.tflite`` file that computes batches of this size.
+
+    Raises:
+        ValueError: one is not such a file.
+    """
+
+    def __init__(self, sources: dict[int, Path | bytes]):
+        self._sources = sources
+        self._lock = threading.Lock()
+        self._shared = self._open(CPU_COUNT)  # for a single photo, on all cores
+        self._own = threading.local()  # for each worker of `parallel_map`, on one core
+
+    def _open(self, threads: int) -> dict[int, Callable[[np.ndarray], list[np.ndarray]]]:
+        return {size: _interpreter(source, min(threads, MAX_THREADS)) for size, source in self._sources.items()}
+
+    def run(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Compute a batch of any size: (B, …) of the dtype that was exported → the outputs, each (B, …)."""
+        batches = make_batches(batch, max(self._sources))
+        results = list(parallel_map(self._run, batches))
+        return results[0] if len(results) == 1 else [np.concatenate(parts) for parts in zip(*results)]
+
+    def _run(self, batch: np.ndarray) -> list[np.ndarray]:
+        if cores() > 1:
+            with self._lock:  # an interpreter serves one thread at a time
+                return self._shared[len(batch)](batch)
+        if not hasattr(self._own, "interpreters"):
+            self._own.interpreters = self._open(1)
+        return self._own.interpreters[len(batch)](batch)
+
+
+def _interpreter(source: Path | bytes, threads: int) -> Callable[[np.ndarray], list[np.ndarray]]:
+    where = {"model_path": str(source)} if isinstance(source, Path) else {"model_content": source}
+    interpreter = Interpreter(**where, num_threads=threads)
+    (inputs,) = interpreter.get_input_details()
+    outputs = [detail["index"] for detail in interpreter.get_output_details()]
+
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        _allocate(interpreter)
+        interpreter.set_tensor(inputs["index"], batch)
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in outputs]
+
+    return run
+
+
+def _allocate(interpreter: Interpreter) -> None:
+    """Allocate the tensors, if they are not yet. LiteRT's first call prints a line of no use on standard error: drop it."""
+    global _has_started
+    if _has_started:
+        return interpreter.allocate_tensors()
+    with _starting:
+        sys.stderr.flush()
+        with open(os.devnull, "w") as nowhere:
+            standard_error = os.dup(2)
+            try:
+                os.dup2(nowhere.fileno(), 2)
+                interpreter.allocate_tensors()
+            finally:
+                os.dup2(standard_error, 2)
+                os.close(standard_error)
+        _has_started = True

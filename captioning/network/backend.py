@@ -1,0 +1,44 @@
+"""What depends on the Keras backend: how a function is compiled, and the precision of training."""
+
+import contextlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+
+
+def training_precision() -> str:
+    """``mixed_bfloat16`` on a processor with bfloat16 instructions, else ``float32``, which is then much faster."""
+    with contextlib.suppress(OSError):
+        if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", Path("/proc/cpuinfo").read_text()):
+            return "mixed_bfloat16"
+    return "float32"
+
+
+def compiled(function: Callable, xla: bool = False) -> Callable:
+    """Compile a function of tensors, once for each shape of its arguments.
+
+    ``xla`` takes a second longer to compile and pays for functions of many small steps.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())  # a few shapes are expected
+        return tf.function(function, reduce_retracing=False, jit_compile=xla)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+@contextlib.contextmanager
+def dtype_policy(precision: str):
+    """Layers that are made inside compute in ``precision``."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -1,0 +1,216 @@
+"""The decoders: region features and the words so far → the next word. Keras layers and `keras.ops` only.
+
+Teacher forcing and search call a decoder in the same three steps:
+
+- ``start(features, copies)`` → ``memory, state``. The memory stays the same for an image; its last part is the
+  `Decoder.word_prior`. The state is that of the LSTMs, each part (B, copies, U); its first part is the hidden state of
+  the LSTM that predicts the word.
+- ``step(memory, state, words)`` → ``context, attention, state``: one word further, for embedded words (B, C, U),
+  C captions or beams an image.
+- ``logits(memory, hidden, context)`` → (B, N, V), for any N captions or words of an image.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import layers, ops
+
+from captioning.network.backend import dtype_policy
+
+PACKAGE = "captioning"
+
+
+class Decoder(keras.Model):
+    """What the decoders share: embedding, LSTM, word scores, word prior, teacher forcing.
+
+    Args:
+        vocabulary_size: V, special tokens included.
+        regions, depth: R and D of the encoder's features.
+        units: U, the size of an LSTM, of the embedding and of the projected regions.
+        dropout: the rate before the softmax.
+        input_dropout: the rate for features and embedded words.
+        word_prior_rank: rank of the regression behind `word_prior`.
+        word_prior_floor: added to each word's share of captions, so that no word is ruled out.
+
+    Input: ``[features (B, R, D) float, tokens (B, C, T) int]``, the C captions of each image from the start token on.
+    Output: logits (B, C, T, V) float32; those at t predict the token at t + 1.
+    """
+
+    has_attention = False
+
+    def __init__(
+        self,
+        vocabulary_size,
+        regions,
+        depth,
+        units=512,
+        dropout=0.5,
+        input_dropout=0.3,
+        word_prior_rank=192,
+        word_prior_floor=0.02,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.settings = {
+            "vocabulary_size": vocabulary_size,
+            "regions": regions,
+            "depth": depth,
+            "units": units,
+            "dropout": dropout,
+            "input_dropout": input_dropout,
+            "word_prior_rank": word_prior_rank,
+            "word_prior_floor": word_prior_floor,
+        }
+        self.units, self.regions, self.vocabulary_size = units, regions, vocabulary_size
+        self.embedding = layers.Embedding(
+            vocabulary_size, units, keras.initializers.RandomUniform(-0.1, 0.1), name="embedding"
+        )
+        self.input_dropout = layers.Dropout(input_dropout)
+        self.output_dropout = layers.Dropout(dropout)
+        self.language_lstm = layers.Dense(4 * units, name="language_lstm")  # the LSTM that predicts the word
+        self.output_layer = layers.Dense(units, activation="tanh", name="output")
+        self.word_bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="word_bias")
+        self.word_prior_floor = word_prior_floor
+        fitted = {"kernel_initializer": "zeros", "trainable": False, "dtype": "float32"}
+        self.word_prior_projection = layers.Dense(word_prior_rank, name="word_prior_projection", **fitted)
+        self.word_prior_output = layers.Dense(vocabulary_size, name="word_prior_output", **fitted)
+
+    def get_config(self):
+        return {"name": self.name, **self.settings}
+
+    def lstm_step(self, gates, cell):
+        """One step of an LSTM from its gates (…, 4U) before their activations and its cell state (…, U)."""
+        i, f, g, o = ops.split(gates, 4, axis=-1)
+        cell = ops.sigmoid(f + 1.0) * cell + ops.sigmoid(i) * ops.tanh(g)
+        return ops.sigmoid(o) * ops.tanh(cell), cell
+
+    def embed(self, tokens, training=False):
+        """(…) int → (…, U)."""
+        return self.input_dropout(self.embedding(tokens), training=training)
+
+    def word_prior(self, features):
+        """The log ratio of each word's share of this image's captions to its share of all: (B, R, D) → (B, 1, V).
+
+        `captioning.training.word_prior` fits it. Until then it is 0.
+        """
+        mean = ops.mean(ops.cast(features, "float32"), axis=1, keepdims=True)
+        share = ops.relu(self.word_prior_output(self.word_prior_projection(mean)))
+        share_of_all = ops.relu(ops.cast(self.word_prior_output.bias, "float32"))
+        return ops.log((share + self.word_prior_floor) / (share_of_all + self.word_prior_floor))
+
+    def logits(self, memory, hidden, context, training=False):
+        """Scores of the next word (B, N, V): an output layer tied to the embedding (Press and Wolf, 2017,
+        arXiv:1608.05859) plus the word prior."""
+        output = self.output_layer(ops.concatenate([hidden, context], axis=-1))
+        output = self.output_dropout(output, training=training)
+        scores = ops.matmul(output, ops.cast(ops.transpose(self.embedding.embeddings), output.dtype))
+        return ops.cast(scores, "float32") + ops.cast(self.word_bias, "float32") + memory[-1]
+
+    def start(self, features, copies=1, training=False):
+        """Memory and first state for each image, the state repeated ``copies`` times."""
+        memory, state = self.start_image(features, training)
+        return memory, tuple(ops.repeat(s, copies, axis=1) for s in state)
+
+    def call(self, inputs, training=False):
+        features, tokens = inputs
+        _, captions, length = tokens.shape
+        memory, state = self.start(features, captions, training=training)
+        words = self.embed(tokens, training=training)
+        hidden_states, contexts = [], []
+        for t in range(length):
+            context, _, state = self.step(memory, state, words[:, :, t])
+            hidden_states.append(state[0])
+            contexts.append(context)
+        stacked = (ops.stack(x, axis=2) for x in (hidden_states, contexts))
+        hidden, context = (ops.reshape(x, (-1, captions * length, x.shape[-1])) for x in stacked)
+        logits = self.logits(memory, hidden, context, training=training)
+        return ops.reshape(logits, (-1, captions, length, self.vocabulary_size))
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class LSTMDecoder(Decoder):
+    """One LSTM that starts from the mean of the regions, as in Show and Tell (Vinyals et al., 2015, arXiv:1411.4555)."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.image = layers.Dense(self.units, name="image")
+
+    def start_image(self, features, training):
+        mean = ops.mean(ops.cast(features, self.compute_dtype), axis=1, keepdims=True)
+        image = self.image(self.input_dropout(mean, training=training))
+        zero = ops.zeros_like(image)
+        state = self.lstm_step(self.language_lstm(ops.concatenate([image, zero], axis=-1)), zero)
+        return (self.word_prior(features),), state
+
+    def step(self, memory, state, words):
+        hidden, cell = state
+        hidden, cell = self.lstm_step(self.language_lstm(ops.concatenate([words, hidden], axis=-1)), cell)
+        return hidden[..., :0], None, (hidden, cell)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class AttentionDecoder(Decoder):
+    """An attention LSTM and a language LSTM, as in Bottom-Up and Top-Down Attention (Anderson et al., 2018,
+    arXiv:1707.07998).
+
+    The context is gated as in Show, Attend and Tell (Xu et al., 2015, arXiv:1502.03044). Queries and keys have U // 2
+    numbers.
+    """
+
+    has_attention = True
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.attention_units = self.units // 2
+        self.project = layers.Dense(self.units, activation="relu", name="project")
+        self.keys = layers.Dense(self.attention_units, name="keys")
+        self.query_and_gate = layers.Dense(self.attention_units + self.units, name="query_and_gate")
+        self.energy = layers.Dense(1, use_bias=False, name="energy")
+        self.attention_lstm = layers.Dense(4 * self.units, name="attention_lstm")
+        self.attention_lstm_image = layers.Dense(4 * self.units, use_bias=False, name="attention_lstm_image")
+
+    def start_image(self, features, training):
+        word_prior = self.word_prior(features)
+        features = self.input_dropout(ops.cast(features, self.compute_dtype), training=training)
+        values = self.project(features)
+        mean = ops.mean(values, axis=1, keepdims=True)
+        zero = ops.zeros_like(mean)
+        return (values, self.keys(values), self.attention_lstm_image(mean), word_prior), (zero, zero, zero, zero)
+
+    def step(self, memory, state, words):
+        values, keys, image_gates, _ = memory
+        hidden, cell, attention_hidden, attention_cell = state
+        gates = image_gates + self.attention_lstm(ops.concatenate([words, hidden, attention_hidden], axis=-1))
+        attention_hidden, attention_cell = self.lstm_step(gates, attention_cell)
+        query, gate = ops.split(self.query_and_gate(attention_hidden), [self.attention_units], axis=-1)
+        energy = self.energy(ops.tanh(ops.expand_dims(keys, 1) + ops.expand_dims(query, 2)))[..., 0]
+        attention = ops.softmax(energy, axis=-1)  # (B, C, R)
+        context = ops.sigmoid(gate) * ops.matmul(attention, values)
+        gates = self.language_lstm(ops.concatenate([context, attention_hidden, hidden], axis=-1))
+        hidden, cell = self.lstm_step(gates, cell)
+        return context, attention, (hidden, cell, attention_hidden, attention_cell)
+
+
+DECODERS = {"lstm": LSTMDecoder, "attention": AttentionDecoder}
+
+
+def build_decoder(
+    name: str, vocabulary_size: int, regions: int, depth: int, precision: str = "float32", **settings
+) -> Decoder:
+    """A new decoder with its weights.
+
+    Args:
+        name: a key of `DECODERS`.
+        precision: of training, as for `captioning.network.encoder.Encoder`. A decoder that was saved and loaded again
+            computes in float32.
+        settings: the other arguments of `Decoder`.
+
+    Raises:
+        ValueError: there is no such decoder.
+    """
+    if name not in DECODERS:
+        raise ValueError(f"unknown decoder {name!r}; known: {', '.join(DECODERS)}")
+    with dtype_policy(precision):
+        decoder = DECODERS[name](vocabulary_size, regions, depth, name=name, **settings)
+    decoder([ops.zeros((1, regions, depth)), ops.zeros((1, 1, 1), dtype="int32")])  # creates the weights
+    return decoder

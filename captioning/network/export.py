@@ -1,0 +1,127 @@
+"""Convert the Keras models to LiteRT, with weights rounded to eight bits, for everything that only captions.
+
+python -m captioning.network.export artifacts
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import io
+import logging
+import sys
+import tarfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from captioning import artifacts
+from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, encoder_of
+from captioning.network.decoder import Decoder
+from captioning.network.encoder import Encoder, fold_batch_normalisation
+from captioning.network.saving import load_model
+from captioning.network.search import beam_search, max_beam_width
+from captioning.text import Tokenizer
+
+# What TensorFlow's converter says of every function: ours have nothing to track.
+logging.getLogger("absl").addFilter(lambda record: "trackable_obj" not in record.getMessage())
+
+
+def export(folder: str | Path) -> None:
+    """Convert the Keras models of an artifacts folder, write the exported ones beside them, and the manifest.
+
+    ``search.tar.xz`` holds a search for each beam width, for one photo and for `SEARCH_BATCH` photos. All of them have
+    the same weights, so that the archive is hardly larger than one.
+
+    Raises:
+        ArtifactError: a file of the folder is missing or does not fit the others.
+    """
+    folder = Path(folder)
+    encoder, searches = convert_folder(folder)
+    widths = sorted(range(1, MAX_BEAM_WIDTH + 1), key=lambda width: width != DEFAULT_BEAM_WIDTH)  # it loads fastest
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:xz") as tar:
+        for width in tqdm(widths, desc="export", unit="beam width"):
+            for batch_size, content in searches(width).items():
+                member = tarfile.TarInfo(f"beam{width}_batch{batch_size}.tflite")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    artifacts.write_bytes(folder / "encoder.tflite", encoder)
+    artifacts.write_bytes(folder / "search.tar.xz", archive.getvalue())
+    artifacts.write_manifest(folder)
+
+
+def convert_folder(folder: str | Path) -> tuple[bytes, Callable[[int], dict[int, bytes]]]:
+    """The exported encoder of an artifacts folder, and a function that exports the search for a beam width."""
+    encoder, decoder, tokenizer, config = load_model(folder)
+    settings = config["max_length"], config["length_power"]
+    return convert_encoder(encoder), lambda beam_width: convert_search(decoder, tokenizer, beam_width, *settings)
+
+
+def convert_encoder(encoder: Encoder) -> bytes:
+    """The encoder as a LiteRT model: one image (1, H, W, 3) uint8 → features (1, R, D) float32."""
+    backbone = fold_batch_normalisation(encoder.backbone)
+    shape = (1, encoder.image_size, encoder.image_size, 3)
+    return _convert(lambda images: (encoder.features(backbone, images),), tf.TensorSpec(shape, tf.uint8))
+
+
+def convert_search(
+    decoder: Decoder, tokenizer: Tokenizer, beam_width: int, max_length: int, length_power: float
+) -> dict[int, bytes]:
+    """Beam search as LiteRT models, by batch size: one image and `SEARCH_BATCH` images.
+
+    Features (B, R, D) float32 → tokens, log probabilities, scores and, if the decoder has it, attention, as in
+    `captioning.generator.Hypotheses`. The beam is at most as wide as the vocabulary.
+    """
+    width = min(beam_width, max_beam_width(decoder))
+
+    def search(features):
+        found = beam_search(decoder, tokenizer, features, width, max_length, length_power)
+        return tuple(found[name] for name in ("tokens", "log_probabilities", "scores", "attention") if name in found)
+
+    shape = (decoder.regions, decoder.settings["depth"])
+    return {size: _convert(search, tf.TensorSpec((size, *shape), tf.float32)) for size in (1, SEARCH_BATCH)}
+
+
+def quantized_encoder(encoder: Encoder) -> Callable[[np.ndarray], np.ndarray]:
+    """The encoder as it will ship, for feature extraction: the same as a call within 4 %, three times as fast."""
+    return encoder_of(convert_encoder(encoder))
+
+
+def _convert(function: Callable, spec: tf.TensorSpec) -> bytes:
+    traced = tf.function(function, autograph=False).get_concrete_function(spec)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
+    converter.experimental_enable_resource_variables = False  # weights become constants, also inside loops
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    try:
+        return converter.convert()
+    finally:
+        _return_freed_memory()
+
+
+def _return_freed_memory() -> None:
+    """Conversion needs a gigabyte for a moment, which glibc keeps unless it is asked."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit code."""
+    if len(arguments) != 1:
+        print(f"usage: {__spec__.name} ARTIFACTS_FOLDER", file=sys.stderr)
+        return 2
+    try:
+        export(arguments[0])
+    except artifacts.ArtifactError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

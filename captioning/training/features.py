@@ -1,0 +1,139 @@
+"""Features: the encoder's output for every picture of a data set, kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+from tqdm import tqdm
+
+from captioning import artifacts
+from captioning.images import ImageError, augment, open_photo, resize_image
+from captioning.network.encoder import Encoder
+from captioning.network.export import quantized_encoder
+
+
+def read_batches(paths: Mapping[str, Path], size: int, batch_size: int) -> Iterator[tuple[list, np.ndarray, dict]]:
+    """Read pictures on other threads, a few batches ahead of whoever uses them.
+
+    Yields (names, uint8 (B, size, size, 3), {name of an unreadable picture: why}).
+    """
+
+    def read(item):
+        name, path = item
+        try:
+            return name, resize_image(open_photo(path, min_size=(size, size)), (size, size)), None
+        except (ImageError, OSError) as error:
+            return name, None, str(error)
+
+    items = list(paths.items())
+    with ThreadPoolExecutor(4) as pool:
+        ahead = 4 * batch_size
+        futures = [pool.submit(read, item) for item in items[:ahead]]
+        for start in range(0, len(items), batch_size):
+            results = [future.result() for future in futures[:batch_size]]
+            futures = futures[batch_size:]
+            futures += [pool.submit(read, item) for item in items[start + ahead : start + ahead + batch_size]]
+            good = [(name, image) for name, image, _ in results if image is not None]
+            images = np.stack([image for _, image in good]) if good else np.zeros((0, size, size, 3), np.uint8)
+            yield [name for name, _ in good], images, {name: why for name, _, why in results if why}
+
+
+class Features(Mapping):
+    """Features by image name, memory-mapped from disk: ``features[name]`` is float16 (R, D).
+
+    ``features.failed`` maps the pictures that could not be read to the reason.
+    """
+
+    def __init__(self, array: np.ndarray, rows: dict[str, int], failed: dict[str, str]):
+        self.array, self.rows, self.failed = array, rows, failed
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.array[self.rows[name]]
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, names) -> np.ndarray:
+        """float16 (B, R, D) of several images."""
+        return self.array[[self.rows[name] for name in names]]
+
+
+def load_features(path: Path) -> Features:
+    """Open ``features.pkl`` and the array beside it. Raises ArtifactError if one is missing or does not fit."""
+    path = Path(path)
+    index = artifacts.read_pickle(path)
+    try:
+        array = np.load(path.with_name(index["array"]), mmap_mode="r", allow_pickle=False)
+        return Features(array, index["rows"], index["failed"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise artifacts.ArtifactError(
+            f"{path} does not fit the array beside it ({error}): run notebook 01 again"
+        ) from None
+
+
+def extract_features(
+    encoder: Encoder, image_paths: Mapping[str, Path], path: Path, batch_size: int = 32, view: int = 0
+) -> Features:
+    """Encode every picture once and keep the result beside ``path``.
+
+    Args:
+        encoder: the encoder; its weights are part of what a later run checks.
+        image_paths: image name → file.
+        path: ``…/features.pkl``; the array goes beside it as ``features.npy``,
+            float16 (N, R, D), written through a memory map, so memory stays small.
+        view: 0 is the photo as it is; any other number a random augmentation of it (`captioning.images.augment`), another
+            for each number.
+
+    An interrupted run goes on where it stopped, and a finished one is not
+    repeated, as long as the pictures and the encoder are the same. A picture
+    that cannot be read is reported in ``Features.failed`` and left out.
+    """
+    path = Path(path)
+    array_path = path.with_suffix(".npy")
+    shape = (len(image_paths), encoder.regions, encoder.depth)
+    fingerprint = {"names": list(image_paths), "encoder": encoder.network, "weights": checksum(encoder), "view": view}
+    index = {"fingerprint": fingerprint, "array": array_path.name, "done": 0, "rows": {}, "failed": {}}
+    if path.exists() and array_path.exists():
+        old = artifacts.read_pickle(path)
+        if old.get("fingerprint") == fingerprint and np.load(array_path, mmap_mode="r").shape == shape:
+            index = old
+    if index["done"] == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.lib.format.open_memmap(array_path, "w+", "float16", shape).flush()
+        artifacts.write_pickle(path, index)
+    if index["done"] < len(image_paths):
+        encode = quantized_encoder(encoder)
+        array = np.lib.format.open_memmap(array_path, "r+")
+        names = list(image_paths)[index["done"] :]
+        batches = read_batches({name: image_paths[name] for name in names}, encoder.image_size, batch_size)
+        with tqdm(total=len(image_paths), initial=index["done"], desc="features", unit="image") as bar:
+            for number, (good, images, failed) in enumerate(batches):
+                if view:
+                    seeds = range(index["done"], index["done"] + len(good))
+                    images = np.array(
+                        [augment(x, np.random.default_rng([view, seed])) for x, seed in zip(images, seeds)]
+                    )
+                if good:
+                    rows = range(len(index["rows"]), len(index["rows"]) + len(good))
+                    array[rows.start : rows.stop] = encode(images)
+                    index["rows"].update(zip(good, rows))
+                index["failed"].update(failed)
+                index["done"] += len(good) + len(failed)
+                if number % 20 == 19 or index["done"] == len(image_paths):
+                    array.flush()
+                    artifacts.write_pickle(path, index)
+                bar.update(len(good) + len(failed))
+    return load_features(path)
+
+
+def checksum(model: keras.Model) -> float:
+    """A number that changes when the weights do."""
+    return float(sum(np.abs(ops.convert_to_numpy(w)).sum(dtype="float64") for w in model.weights))

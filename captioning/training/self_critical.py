@@ -1,0 +1,85 @@
+"""Self-critical training, and the length of captions, which it shortens."""
+
+from __future__ import annotations
+
+import numpy as np
+from keras import ops
+
+from captioning.network.decoder import Decoder
+from captioning.network.search import MAX_LENGTH, make_sampler, make_search, special_token_mask
+from captioning.text import Tokenizer
+from captioning.training.features import Features
+from captioning.training.reward import CaptionReward
+from captioning.training.teacher_forcing import Captions, Training, caption_loss
+
+
+class SelfCriticalTraining(Training):
+    """Train a decoder for the scores of whole captions (Rennie et al., 2017, arXiv:1612.00563).
+
+    For each image some captions are sampled. Those with more reward than the mean of the others become likelier, the
+    rest less likely (this baseline: Luo, 2020, arXiv:2003.09971). The reward is CIDEr with a brevity penalty, and BLEU.
+    Start from a decoder trained by teacher forcing, on features.
+
+    Args: as for `Training`, and
+
+        samples: captions an image.
+        temperature: of sampling. After label smoothing it must be below 1: at 1 every tenth word would be arbitrary.
+    """
+
+    def __init__(self, *args, samples: int = 5, temperature: float = 0.5, **kwargs):
+        super().__init__(*args, label_smoothing=0.0, **kwargs)
+        self.settings |= {"samples": samples, "temperature": temperature}
+        self.temperature = temperature
+        self.sample, self.seeds = make_sampler(self.decoder, self.tokenizer, samples, temperature=temperature)
+        self.reward = CaptionReward(self.train, end_token=True, brevity_penalty=True, bleu=1.0)
+        self.samples = samples
+
+    def _loss(self, features, tokens, weights):
+        # Captions are sampled without dropout and without special tokens, and their probabilities must be computed in
+        # the same way. Otherwise tokens that are never sampled would gain the probability that bad captions lose.
+        logits = self.decoder([features, tokens[..., :-1]]) / self.temperature
+        logits += special_token_mask(self.tokenizer, self.decoder.vocabulary_size)
+        return caption_loss(logits, tokens[..., 1:], weights)
+
+    def batches(self, epoch):
+        names = list(self.train)
+        random = np.random.default_rng([self.seed, epoch])
+        random.shuffle(names)
+        self.seeds.state.assign(random.integers(2**32, size=2, dtype="uint32"))
+        for i in range(0, len(names), self.batch_size):
+            batch = names[i : i + self.batch_size]
+            features = self._choose_views(batch, random)
+            sampled = ops.convert_to_numpy(self.sample(features))  # (B, C, T)
+            length = -(-int((sampled != self.tokenizer.pad).sum(-1).max()) // 4) * 4
+            sampled = sampled[..., :length]
+            repeated = [n for n in batch for _ in range(self.samples)]
+            captions = [self.tokenizer.decode(row) for row in sampled.reshape(-1, sampled.shape[-1])]
+            rewards = self.reward.reward(repeated, captions).reshape(len(batch), self.samples)
+            others = (rewards.sum(1, keepdims=True) - rewards) / (self.samples - 1)
+            tokens = np.insert(sampled, 0, self.tokenizer.start, axis=-1)
+            yield features, tokens, self._mask(tokens) * (rewards - others)[..., None]
+
+
+def match_length(
+    decoder: Decoder, tokenizer: Tokenizer, features: Features, captions: Captions, beam_width: int = 3
+) -> float:
+    """Lower the score of the end token until captions are at most a word shorter than people's, on average.
+
+    CIDEr and the word prior make captions short. The score is lowered in steps of 0.1, by 2 at most.
+
+    Args:
+        features: of the validation images.
+        captions: people's; of each, `MAX_LENGTH` words count.
+
+    Returns the mean number of words of the decoder's captions afterwards.
+    """
+    names = list(captions)
+    lengths = [min(len(tokenizer.encode(text)) - 2, MAX_LENGTH) for texts in captions.values() for text in texts]
+    search = make_search(decoder, tokenizer)
+    for tenths in range(21):
+        batches = (features.batch(names[i : i + 50]).astype("float32") for i in range(0, len(names), 50))
+        found = (tokens[0] for batch in batches for tokens in search(batch, beam_width).tokens)
+        length = np.mean([len(tokenizer.words(tokens)) for tokens in found])
+        if length >= np.mean(lengths) - 1 or tenths == 20:
+            return float(length)
+        decoder.word_bias.assign(decoder.word_bias - 0.1 * (np.arange(decoder.vocabulary_size) == tokenizer.end))

@@ -1,0 +1,158 @@
+"""The API.
+
+`/model/…` is the contract of IBM's MAX Image Caption Generator. `/api/…` is richer.
+"""
+
+import importlib.util
+import threading
+from pathlib import Path
+
+import numpy as np
+from flask import abort, current_app, jsonify, render_template, send_from_directory
+from flask_babel import gettext as _
+from flask_openapi import OpenAPI
+from pydantic import ValidationError
+
+from captioning.generator import Caption
+from captioning.images import ImageError
+from web.attention import draw_attention
+from web.schemas import AttentionForm, CaptionOptions, Captions, Metadata, OnePhoto, Photos, Predictions, Problem
+from web.uploads import IMAGE_STATUS, Options, enqueue, read, refuse_busy, several_uploads, uploads, wait
+
+SWAGGER = Path(importlib.util.find_spec("flask_openapi_swagger").origin).parent / "templates" / "swagger"
+STRIP_SIDE = 448  # pixels of the longer side of the photo in an attention strip
+strips = threading.Semaphore(8)  # attention strips that are drawn or wait
+
+PROBLEMS = dict.fromkeys((400, 413, 415, 422, 429, 500, 503), Problem)
+PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+def add_api(app: OpenAPI) -> None:
+    app.post("/model/predict", responses={200: Predictions} | PROBLEMS)(predict)
+    app.get("/model/metadata", responses={200: Metadata, 400: Problem, 500: Problem})(metadata)
+    app.post("/api/captions", responses={200: Captions} | PROBLEMS)(captions)
+    app.post("/api/attention", responses={200: PNG} | PROBLEMS)(attention)
+    app.add_url_rule("/openapi.json", view_func=openapi)
+    app.add_url_rule("/docs", view_func=docs)
+    app.add_url_rule("/docs/<any('swagger-ui.css', 'swagger-ui-bundle.js'):name>", view_func=docs_asset)
+
+
+def predict(form: OnePhoto):
+    """Caption one photo
+
+    The contract of IBM's MAX Image Caption Generator.
+    """
+    files = uploads()
+    if len(files) != 1:
+        abort(400, _("Send one photo in the multipart field 'image'."))
+    try:
+        _photo, answer = enqueue(files[0], Options())
+    except ImageError as error:
+        abort(IMAGE_STATUS[error.kind], _(str(error)))
+    predictions = [
+        {"index": str(index), "caption": choice.text, "probability": float(choice.probability)}
+        for index, choice in enumerate(wait(answer).alternatives)
+    ]
+    return jsonify(status="ok", predictions=predictions)
+
+
+def metadata():
+    """Describe the model"""
+    model = current_app.extensions["captions"].generator.config
+    return jsonify(
+        id=f"{model['encoder']}-{model['decoder']}-{model['dataset']}".lower(),
+        name="Captioner",
+        description=f"Describes a photo in an English sentence. Encoder {model['encoder']}, "
+        f"decoder {model['decoder']}, trained on {model['dataset']}.",
+        type="Image-to-Text",
+        source="MODEL_CARD.md",
+        license="MIT",
+    )
+
+
+def captions(query: CaptionOptions, form: Photos):
+    """Caption several photos
+
+    A photo that cannot be read has an `error` in place of its caption; the others are captioned all the same. Only if
+    none can be read, the answer is an error.
+    """
+    files = several_uploads()
+    if not files:
+        abort(400, _("Send photos in the multipart field 'image', which may be repeated."))
+    photos, statuses = [], []
+    for file in files:
+        photo = {"image": file.filename}
+        try:
+            _photo, photo["answer"] = enqueue(file, query)
+            statuses.append(200)
+        except ImageError as error:
+            photo["error"] = _(str(error))
+            statuses.append(IMAGE_STATUS[error.kind])
+        photos.append(photo)
+    if 200 not in statuses:
+        abort(statuses[0], photos[0]["error"])
+    for photo in photos:
+        if "answer" in photo:
+            found = wait(photo.pop("answer")).alternatives[: query.shown]
+            choices = [describe(choice, query.attention) for choice in found]
+            photo |= {key: choices[0][key] for key in ("caption", "probability", "confidence")} | {
+                "alternatives": choices
+            }
+    return jsonify(status="ok", photos=photos)
+
+
+def describe(choice: Caption, attention: bool) -> dict:
+    described = {
+        "caption": choice.text,
+        "probability": float(choice.probability),
+        "confidence": float(choice.confidence),
+    }
+    if attention and choice.words and choice.words[0].attention is not None:
+        described["words"] = [
+            {"text": w.text, "probability": float(w.probability), "attention": w.attention.tolist()}
+            for w in choice.words
+        ]
+    return described
+
+
+def attention(form: AttentionForm):
+    """Draw the attention
+
+    The photo, then for each word the photo with its attention, as a PNG picture.
+    """
+    if len(files := uploads()) != 1:
+        abort(400, _("Send one photo in the multipart field 'image'."))
+    if not strips.acquire(blocking=False):
+        refuse_busy("queue full", _("Too many photos are waiting just now. Please try again in a moment."))
+    try:
+        photo = read(files[0], STRIP_SIDE // 2, STRIP_SIDE).preview.pixels
+        png = draw_attention(photo, [(word.text, np.array(word.attention)) for word in form.words])
+    except ImageError as error:
+        abort(IMAGE_STATUS[error.kind], _(str(error)))
+    finally:
+        strips.release()
+    return png, {"Content-Type": "image/png", "Content-Disposition": 'attachment; filename="attention.png"'}
+
+
+def openapi():
+    return jsonify(current_app.api_doc)
+
+
+def docs():
+    return render_template("docs.html")
+
+
+def docs_asset(name: str):
+    """Swagger UI, from its package."""
+    return send_from_directory(SWAGGER, f"{name.rsplit('.')[-1]}/{name}", max_age=86400)
+
+
+def refuse(error: ValidationError):
+    """Validation errors in the form of `Problem`."""
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"]))
+    if name == "image" and error.title == Photos.__name__:
+        abort(400, _("Send photos in the multipart field 'image', which may be repeated."))
+    if name == "image":
+        abort(400, _("Send one photo in the multipart field 'image'."))
+    abort(400, f"{name}: {first['msg']}.")

@@ -1,0 +1,34 @@
+"""Errors as a page or, for the API, as JSON. No traceback reaches a client."""
+
+from flask import Flask, current_app, jsonify, render_template, request
+from flask_babel import gettext as _
+from werkzeug.exceptions import HTTPException
+
+from web.uploads import Options
+
+API_PATHS = {"api", "health", "metrics", "model", "openapi.json", "ready"}  # their errors are JSON
+
+
+def add_error_pages(app: Flask) -> None:
+    app.register_error_handler(HTTPException, show_error)
+
+
+def show_error(error: HTTPException):
+    megabytes, parts = current_app.config["MAX_CONTENT_LENGTH"] // 2**20, current_app.config["MAX_FORM_PARTS"]
+    messages = {
+        404: _("There is nothing at this address."),
+        405: _("This address does not answer that kind of request."),
+        413: _("That is more than %(megabytes)s MB or %(parts)s fields. Choose fewer or smaller photos.",
+               megabytes=megabytes, parts=parts),
+        429: _("You have sent many photos in a short time. Please wait a minute, then go on."),
+        500: _("Something went wrong on our side, not with your photo. Please try again."),
+    }  # fmt: skip
+    is_specific = error.description != type(error).description and error.code != 429  # written where it was raised
+    message = error.description if is_specific else messages.get(error.code or 500, error.description)
+    response = error.get_response()  # with the headers that belong to it, such as Allow
+    if request.path.split("/")[1] in API_PATHS:
+        response.data = jsonify(status="error", message=message).data
+        response.content_type = "application/json"
+    else:
+        response.data = render_template("page.html", error=message, options=Options())
+    return response

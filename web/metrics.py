@@ -1,0 +1,102 @@
+"""Metrics, access log, request ids and probes."""
+
+import json
+import logging
+import time
+import uuid
+from datetime import UTC, datetime
+
+from flask import Flask, Response, current_app, g, jsonify, request
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+log = logging.getLogger("captioner.access")
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """The metrics for Prometheus. Each app has its own registry."""
+
+    def __init__(self):
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory, processor time, open files
+        self.requests = Counter("captioner_requests", "Requests", ["route", "status"], registry=self.registry)
+        self.seconds = Histogram(
+            "captioner_request_seconds", "Time to answer", ["route"], buckets=SECONDS, registry=self.registry
+        )
+        self.errors = Counter("captioner_errors", "Photos without caption, by reason", ["kind"], registry=self.registry)
+        self.waiting = Gauge("captioner_queue_photos", "Photos that wait for a batch", registry=self.registry)
+        self.batches = Histogram(
+            "captioner_batch_photos", "Photos in a batch", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
+        )
+        self.batch_seconds = Histogram(
+            "captioner_batch_seconds", "Time of a batch", buckets=SECONDS, registry=self.registry
+        )
+
+    def batch(self, size: int, seconds: float) -> None:
+        self.batches.observe(size)
+        self.batch_seconds.observe(seconds)
+
+    def show(self) -> Response:
+        return Response(generate_latest(self.registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def add_monitoring(app: Flask) -> None:
+    """Count, time and log every request and give it an id; serve `/metrics`, `/health` and `/ready`.
+
+    Neither log nor metrics contain file names or pixels.
+    """
+    metrics: Metrics = app.extensions["metrics"]
+    app.add_url_rule("/health", view_func=health)
+    app.add_url_rule("/ready", view_func=ready)
+    app.add_url_rule("/metrics", view_func=metrics.show)
+
+    @app.before_request
+    def begin():
+        g.start, g.id = time.perf_counter(), uuid.uuid4().hex
+
+    @app.after_request
+    def end(response):
+        seconds = time.perf_counter() - g.start
+        rule = request.url_rule  # None for an unknown address, which is not logged
+        route = f"{request.method} {rule.rule}" if rule else "other"
+        metrics.requests.labels(route, response.status_code).inc()
+        metrics.seconds.labels(route).observe(seconds)
+        response.headers["X-Request-ID"] = g.id
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "id": g.id,
+            "method": request.method[:10],
+            "route": rule.rule if rule else None,
+            "status": response.status_code,
+            "milliseconds": round(1000 * seconds, 1),
+            "bytes": response.calculate_content_length(),
+        }
+        log.info(json.dumps(line))
+        return response
+
+
+def log_requests() -> None:
+    """Send the access log to standard error, one JSON object a line."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def health():
+    """Alive; 503 only if a restart would help."""
+    captions = current_app.extensions["captions"]
+    if not captions.alive:
+        return jsonify(status="error", message="The model has stopped. Start the service again."), 503
+    if captions.failing:
+        return jsonify(status="degraded", message="The latest batch failed.", failed_batches=captions.failed)
+    return jsonify(status="ok")
+
+
+def ready():
+    """Ready from the start, because `create_app` returns with a warm model, until the service stops."""
+    if current_app.extensions["stopping"].is_set():
+        return jsonify(status="stopping"), 503
+    return jsonify(status="ready")

@@ -1,0 +1,116 @@
+"""The requests and answers of the API, from which `/openapi.json` is made."""
+
+import functools
+from typing import Annotated, Literal
+
+from flask_openapi import FileStorage
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from web.uploads import Options
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Problem(BaseModel):
+    """Any error."""
+
+    status: Literal["error"]
+    message: str = Field(
+        description="What is wrong and what to do, in the language of Accept-Language (validation errors: in English)."
+    )
+
+
+class Prediction(BaseModel):
+    index: str
+    caption: str
+    probability: Probability = Field(description="Of all its words and of the end.")
+
+
+class Predictions(BaseModel):
+    status: Literal["ok"]
+    predictions: list[Prediction] = Field(description="The best one first.")
+
+
+class Metadata(BaseModel):
+    id: str
+    name: str
+    description: str
+    type: str
+    source: str
+    license: str
+
+
+Row = Annotated[list[Annotated[float, Field(ge=0, le=99)]], Field(min_length=7, max_length=7)]
+
+
+class Word(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    text: str = Field(pattern=r"^[A-Za-z0-9'-]{1,40}$")
+    probability: Probability
+    attention: list[Row] = Field(
+        min_length=7, max_length=7, description="The attention over the photo, 7 rows from top to bottom."
+    )
+
+
+class Choice(BaseModel):
+    caption: str = Field(description="In lower case, without full stop.")
+    probability: Probability = Field(description="Of all its words and of the end.")
+    confidence: Probability = Field(description="Estimated share of the caption that people would say too.")
+    words: list[Word] | None = Field(None, description="Only with attention=true, and if the model has attention.")
+
+
+class PhotoResult(BaseModel):
+    """A photo with its captions, or the error that says why it has none."""
+
+    image: str = Field(description="The file's name.")
+    caption: str | None = None
+    probability: Probability | None = None
+    confidence: Probability | None = None
+    alternatives: list[Choice] | None = Field(None, description="The best one first; it is the caption.")
+    error: str | None = None
+
+
+class Captions(BaseModel):
+    status: Literal["ok"]
+    photos: list[PhotoResult] = Field(description="In the order in which they were sent.")
+
+
+class Form(BaseModel):
+    """A multipart form."""
+
+    @classmethod
+    @functools.cache
+    def model_json_schema(cls, **options):
+        """Cached, because flask-openapi asks for it at each request and it takes 0.3 ms."""
+        return super().model_json_schema(**options)
+
+
+class OnePhoto(Form):
+    image: FileStorage = Field(description="JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.")
+
+
+class Photos(Form):
+    image: list[FileStorage] = Field(
+        min_length=1,
+        description="One or several photos.",
+        json_schema_extra={"maxItems": 20},  # MAX_PHOTOS by default; `several_uploads` checks it
+    )
+
+
+class CaptionOptions(Options):
+    attention: bool = Field(False, description="Add the attention of each word.")
+
+
+class AttentionForm(OnePhoto):
+    words: list[Word] = Field(
+        min_length=1,
+        max_length=30,
+        description="The `words` of an alternative from /api/captions?attention=true, as one JSON text.",
+    )
+
+    @field_validator("words", mode="before")
+    @classmethod
+    def join(cls, texts: list):
+        """One list also of a repeated field."""
+        return [word for text in texts for word in (text if isinstance(text, list) else [text])]

@@ -1,0 +1,109 @@
+"""The server: waitress with limits, and a clean stop."""
+
+import json
+import signal
+import socket
+import threading
+import time
+
+import waitress
+from flask import Flask
+from waitress.channel import HTTPChannel
+from waitress.task import ErrorTask
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the port before the model loads, so that a used one is reported at once. Nobody can connect yet."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    return listener
+
+
+def make_server(app: Flask, listener: socket.socket):
+    """A waitress server that keeps requests and answers in memory (by default, large ones go to a temporary file).
+
+    Why waitress: one process holds one model and one queue. Waitress reads a whole request before it takes a thread,
+    so slow clients cost none, and it reports when a client has gone.
+
+    A request that waits for a caption holds a thread. So there are as many threads as the queue and two batches have
+    photos, and some to read photos, refuse requests and answer probes. A request of up to twice the allowed size is read
+    to its end, because a browser shows our error page only then.
+    """
+    most = 2 * app.config["MAX_CONTENT_LENGTH"]
+    server = waitress.create_server(
+        app,
+        sockets=[listener],
+        threads=app.config["QUEUE_LENGTH"] + 2 * app.config["MAX_BATCH"] + 8,
+        connection_limit=1000,
+        asyncore_use_poll=True,  # more than 1024 open files
+        channel_request_lookahead=1,  # watches the connection while a request waits
+        recv_bytes=2**16,
+        max_request_body_size=most,
+        inbuf_overflow=most,
+        outbuf_overflow=most,
+    )
+    server.channel_class = BoundedChannel
+    return server
+
+
+class Refusal(ErrorTask):
+    """The answer to a request that waitress refuses before the app sees it, in the form of the API's errors."""
+
+    messages = {413: "That is far more than this service takes. Choose fewer or smaller photos.",
+                431: "The headers of this request are too long."}  # fmt: skip
+
+    def execute(self):
+        error = self.request.error
+        message = self.messages.get(error.code, "This is not a request that we understand.")
+        body = json.dumps({"status": "error", "message": message}).encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class BoundedChannel(HTTPChannel):
+    """A connection. It is closed when the uploads of all connections together exceed `limit` bytes."""
+
+    limit = 512 * 2**20
+    error_task_class = Refusal
+
+    def received(self, data):
+        channels = self.server.active_channels.values()
+        held = sum(r.body_bytes_received for c in channels for r in (*c.requests, c.request) if r)
+        if self.request and held > self.limit:
+            self.will_close = True
+            return False
+        return super().received(data)
+
+
+def run(server, app: Flask) -> None:
+    """Run the server until SIGTERM or Ctrl-C.
+
+    Then finish the requests under way, refuse new photos (503), and return, at the latest after ``REQUEST_TIMEOUT``.
+    Waitress's own `run` would cut answers that are being written.
+    """
+    stopping: threading.Event = app.extensions["stopping"]
+
+    def stop(*_):
+        stopping.set()
+        server.pull_trigger()  # wakes the loop
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+    def turn():
+        server.asyncore.loop(timeout=1, use_poll=True, map=server._map, count=1)
+
+    while not stopping.is_set():
+        turn()
+    under_way = [channel for channel in server.active_channels.values() if channel.requests]
+    deadline = time.monotonic() + app.config["REQUEST_TIMEOUT"]
+    while any(c.connected and (c.requests or c.total_outbufs_len) for c in under_way) and time.monotonic() < deadline:
+        turn()
+    app.extensions["captions"].close(max(1.0, deadline - time.monotonic()))
+    app.extensions["images"].close()
+    server.task_dispatcher.shutdown(timeout=1)
+    server.asyncore.close_all(server._map)

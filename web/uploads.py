@@ -1,0 +1,124 @@
+"""From an upload to its caption, for the page and the API."""
+
+import io
+import time
+from concurrent.futures import CancelledError, Future
+from typing import NoReturn
+
+from flask import Flask, Request, abort, current_app, g, request
+from flask_babel import gettext as _
+from pydantic import BaseModel, Field
+from werkzeug.datastructures import FileStorage
+from werkzeug.exceptions import ServiceUnavailable
+
+from captioning.batching import QueueFull
+from captioning.generator import Caption
+from captioning.image_workers import Photo
+from captioning.images import ImageError
+
+IMAGE_STATUS = {"unsupported": 415, "damaged": 422, "too large": 413}
+
+
+class InMemoryRequest(Request):
+    """A request whose uploads stay in memory (Werkzeug writes large ones to disk), within MAX_CONTENT_LENGTH."""
+
+    def _get_file_stream(self, total_content_length, content_type, filename=None, content_length=None):
+        return io.BytesIO()
+
+
+class Options(BaseModel):
+    """The query string of the page and of the API."""
+
+    beam_width: int | None = Field(None, ge=1, le=10, description="Captions that the search keeps at each word.")
+    alternatives: int | None = Field(
+        None, ge=1, le=5, description="Captions to choose from, the best one first; the beam is at least as wide."
+    )
+
+    @property
+    def width(self) -> int:
+        return max(self.beam_width or current_app.config["BEAM_WIDTH"], self.alternatives or 1)
+
+    @property
+    def shown(self) -> int:
+        """How many captions are shown: by default up to three."""
+        return self.alternatives or min(3, self.width)
+
+
+def uploads() -> list[FileStorage]:
+    """The files of the field `image`. An empty field of a form is no file."""
+    return [file for file in request.files.getlist("image") if file.filename]
+
+
+def several_uploads() -> list[FileStorage]:
+    """`uploads`, at most MAX_PHOTOS."""
+    files, most = uploads(), current_app.config["MAX_PHOTOS"]
+    if len(files) > most:
+        abort(400, _("These are %(count)s photos. Choose at most %(most)s at a time.", count=len(files), most=most))
+    return files
+
+
+def add_limits(app: Flask) -> None:
+    """A deadline for every request; photos of a request that has ended cost no batch."""
+    app.before_request(begin)
+    app.teardown_request(drop_unanswered)
+
+
+def begin() -> None:
+    """Before each request: set its deadline; refuse photos while the service stops."""
+    g.answers, g.deadline = [], time.monotonic() + current_app.config["REQUEST_TIMEOUT"]
+    if current_app.extensions["stopping"].is_set() and request.method == "POST":
+        refuse_busy("stopping", _("This service is about to restart. Please try again in a moment."))
+
+
+def drop_unanswered(_error) -> None:
+    """After each request, however it ended: its photos that still wait cost no batch."""
+    for answer in g.pop("answers", []):
+        answer.cancel()
+
+
+def enqueue(file: FileStorage, options: Options, preview: int | None = None) -> tuple[Photo, Future[Caption]]:
+    """Read an upload and queue it for its caption.
+
+    Args:
+        preview: the longer side of the photo's preview in pixels, or None for no preview.
+
+    Raises:
+        ImageError: the photo cannot be read.
+        ServiceUnavailable: too many photos wait.
+    """
+    captions = current_app.extensions["captions"]
+    try:
+        if captions.full:  # known before the work of reading
+            raise QueueFull
+        photo = read(file, captions.generator.config["image_size"], preview)
+        gone = request.environ.get("waitress.client_disconnected", lambda: False)
+        g.answers.append(captions.submit(photo.image, gone, beam_width=options.width, alternatives=options.width))
+    except QueueFull:
+        refuse_busy("queue full", _("Too many photos are waiting just now. Please try again in a moment."))
+    return photo, g.answers[-1]
+
+
+def read(file: FileStorage, size: int, preview: int | None = None) -> Photo:
+    """Read an upload in one of the processes that may be lost. Raises ImageError."""
+    try:
+        return current_app.extensions["images"].read(file.stream.read(), size=size, preview=preview)
+    except ImageError as error:
+        current_app.extensions["metrics"].errors.labels(error.kind).inc()
+        raise
+
+
+def wait(answer: Future[Caption]) -> Caption:
+    """The caption, when its batch is done. Raises ServiceUnavailable after the request's deadline."""
+    try:
+        return answer.result(max(0, g.deadline - time.monotonic()))
+    except (TimeoutError, CancelledError):
+        refuse_busy("timeout", _("This took too long. Please try again in a moment."))
+    except Exception:
+        current_app.extensions["metrics"].errors.labels("batch failed").inc()
+        raise
+
+
+def refuse_busy(kind: str, message: str) -> NoReturn:
+    """Answer 503, and count it under ``kind``."""
+    current_app.extensions["metrics"].errors.labels(kind).inc()
+    raise ServiceUnavailable(message, retry_after=5)
