@@ -53,7 +53,7 @@ def several_uploads() -> list[FileStorage]:
     """`uploads`, at most MAX_PHOTOS."""
     files, most = uploads(), current_app.config["MAX_PHOTOS"]
     if len(files) > most:
-        abort(400, _("These are %(count)s photos. Choose at most %(most)s at a time.", count=len(files), most=most))
+        abort(400, _("You chose %(count)s photos. Choose at most %(most)s at a time.", count=len(files), most=most))
     return files
 
 
@@ -94,7 +94,7 @@ def enqueue(file: FileStorage, options: Options, preview: int | None = None) -> 
         gone = request.environ.get("waitress.client_disconnected", lambda: False)
         g.answers.append(captions.submit(photo.image, gone, beam_width=options.width, alternatives=options.width))
     except QueueFull:
-        refuse_busy("queue full", _("Too many photos are waiting just now. Please try again in a moment."))
+        refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
     return photo, g.answers[-1]
 
 
