@@ -123,7 +123,7 @@ def attention(form: AttentionForm):
     if len(files := uploads()) != 1:
         abort(400, _("Send one photo in the multipart field 'image'."))
     if not strips.acquire(blocking=False):
-        refuse_busy("queue full", _("Too many photos are waiting just now. Please try again in a moment."))
+        refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
     try:
         photo = read(files[0], STRIP_SIDE // 2, STRIP_SIDE).preview.pixels
         png = draw_attention(photo, [(word.text, np.array(word.attention)) for word in form.words])

@@ -17,13 +17,13 @@ def show_error(error: HTTPException):
     megabytes, parts = current_app.config["MAX_CONTENT_LENGTH"] // 2**20, current_app.config["MAX_FORM_PARTS"]
     messages = {
         404: _("There is nothing at this address."),
-        405: _("This address does not answer that kind of request."),
-        413: _("That is more than %(megabytes)s MB or %(parts)s fields. Choose fewer or smaller photos.",
+        405: _("This address does not accept this kind of request."),
+        413: _("The upload has more than %(megabytes)s MB or %(parts)s fields. Choose fewer or smaller photos.",
                megabytes=megabytes, parts=parts),
-        429: _("You have sent many photos in a short time. Please wait a minute, then go on."),
+        429: _("You have sent too many photos in a short time. Please wait a minute and try again."),
         500: _("Something went wrong on our side, not with your photo. Please try again."),
     }  # fmt: skip
-    is_specific = error.description != type(error).description and error.code != 429  # written where it was raised
+    is_specific = error.description != type(error).description and error.code != 429  # set where it was raised
     message = error.description if is_specific else messages.get(error.code or 500, error.description)
     response = error.get_response()  # with the headers that belong to it, such as Allow
     if request.path.split("/")[1] in API_PATHS:

@@ -27,9 +27,9 @@ CONFIDENCE = {  # the least percentage for each
 }
 
 SAMPLES = {
-    "dog": lazy_gettext("A drawn dog"),
-    "beach": lazy_gettext("A drawn beach"),
-    "snow": lazy_gettext("A drawn skier"),
+    "dog": lazy_gettext("Drawing of a dog"),
+    "beach": lazy_gettext("Drawing of a beach"),
+    "snow": lazy_gettext("Drawing of a skier"),
 }
 SAMPLES_FOLDER = Path(__file__).parent.parent / "static" / "samples"
 

@@ -50,12 +50,12 @@ def make_server(app: Flask, listener: socket.socket):
 class Refusal(ErrorTask):
     """The answer to a request that waitress refuses before the app sees it, in the form of the API's errors."""
 
-    messages = {413: "That is far more than this service takes. Choose fewer or smaller photos.",
+    messages = {413: "This upload is far too large. Choose fewer or smaller photos.",
                 431: "The headers of this request are too long."}  # fmt: skip
 
     def execute(self):
         error = self.request.error
-        message = self.messages.get(error.code, "This is not a request that we understand.")
+        message = self.messages.get(error.code, "The server cannot understand this request.")
         body = json.dumps({"status": "error", "message": message}).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))

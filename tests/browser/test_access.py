@@ -73,7 +73,7 @@ def test_nothing_sticks_out(visit, shoot, width, script):
     page = visit("?alternatives=5", viewport={"width": width, "height": 800}, java_script_enabled=script)
     page.set_input_files("#photos", [upload("a-file-name-without-any-place-to-break-it" * 3 + ".png"), BROKEN])
     if not script:
-        page.get_by_role("button", name="Describe them").click()
+        page.get_by_role("button", name="Get captions").click()
     expect(page.locator(".photo:not(.waiting)")).to_have_count(2)
     for summary in page.locator("summary").all():
         summary.click()

@@ -10,7 +10,7 @@ import pytest
 from conftest import BROKEN, PHONE, picture, upload
 from playwright.sync_api import expect
 
-LOOK = re.compile(r"^“(.+)”, (\d+) % sure\. It looked where the photo is bright\.$")
+LOOK = re.compile(r"^“(.+)”, (\d+)% sure\. The model focused on the bright area\.$")
 
 
 def describe(page, *files):
@@ -50,7 +50,7 @@ def test_choose_photos_and_read_their_captions(visit, caption):
     for card, name, data in zip(page.locator(".photo").all(), ("one.png", "two.png"), (picture(1), picture(2))):
         expect(card.locator("h2")).to_have_text(caption(data))
         expect(card.locator(".name")).to_have_text(name)
-        expect(card.locator(".sure span")).to_contain_text(re.compile(r"^[A-Z][a-z ]+, \d+ %\."))
+        expect(card.locator(".sure span")).to_contain_text(re.compile(r"^[A-Z][a-z ]+, \d+%\."))
         assert card.locator("img").evaluate("image => image.naturalWidth") == 320
     expect(page.get_by_role("status")).to_contain_text(re.compile(r"^[12] of 2\. (one|two)\.png: .+\.$"))
 
@@ -81,7 +81,7 @@ def test_take_a_photo_with_the_phone(visit, caption):
 
 def test_our_own_picture(visit):
     page = visit()
-    page.get_by_role("button", name="A drawn dog").click()
+    page.get_by_role("button", name="Drawing of a dog").click()
     done(page, 1)
     expect(page.locator(".photo .name")).to_have_text("dog.webp")
     expect(page.locator(".photo h2")).to_contain_text("dog")
@@ -191,7 +191,7 @@ def test_save_where_the_model_looked(visit):
     page = visit()
     describe(page)
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save where it looked").click()
+        page.get_by_role("button", name="Save attention picture").click()
     assert download.value.suggested_filename == "photo-attention.png"
     assert download.value.path().read_bytes().startswith(b"\x89PNG")
 
@@ -235,7 +235,7 @@ def test_downloads_hold_the_edited_texts(visit, caption, script):
     page = visit(java_script_enabled=script)
     page.set_input_files("#photos", [upload("one.png", picture(1)), BROKEN, upload("two.png", picture(2))])
     if not script:
-        page.get_by_role("button", name="Describe them").click()
+        page.get_by_role("button", name="Get captions").click()
     done(page, 3)
     page.get_by_label("Text to publish").first.fill('Mine, "all" mine.')
     got = {}
@@ -348,14 +348,14 @@ def test_options_work_on_an_error_page(visit, address):
 def test_without_javascript(visit, caption, shoot):
     page = visit("?alternatives=2", java_script_enabled=False)
     page.set_input_files("#photos", [upload("one.png"), BROKEN])
-    page.get_by_role("button", name="Describe them").click()
+    page.get_by_role("button", name="Get captions").click()
     expect(page.locator("h2.caption")).to_have_text(caption(picture()))
     expect(page.locator(".photo img")).to_be_visible()
     expect(page.locator(".failed")).to_contain_text("This is not a photo that we can read")
     expect(page.get_by_label("Text to publish")).to_have_value(caption(picture()))
     page.get_by_text("2 captions to choose from").click()
     expect(page.locator(".choices li").nth(1)).to_contain_text(caption(picture(), 1))
-    for name in ("Copy text", "Remove", "Save where it looked", "Try again"):
+    for name in ("Copy text", "Remove", "Save attention picture", "Try again"):
         expect(page.get_by_role("button", name=name)).to_have_count(0)
     assert page.url.endswith("/?alternatives=2#captions")
     shoot(page, "no script")
@@ -367,7 +367,7 @@ def test_options_and_our_own_pictures_without_javascript(visit):
     page.get_by_label("Captions to choose from").fill("5")
     page.get_by_role("button", name="Apply").click()
     assert page.url.endswith("/?beam_width=3&alternatives=5")
-    page.get_by_role("button", name="A drawn beach").click()
+    page.get_by_role("button", name="Drawing of a beach").click()
     expect(page.locator(".choices li")).to_have_count(5)
 
 
@@ -376,7 +376,7 @@ def test_too_large_a_file_without_javascript(visit, tmp_path):
     file.write_bytes(bytes(40 * 2**20))
     page = visit(java_script_enabled=False)
     page.set_input_files("#photos", file)
-    page.get_by_role("button", name="Describe them").click()
+    page.get_by_role("button", name="Get captions").click()
     expect(page.get_by_role("alert")).to_contain_text("more than 32 MB")
 
 
