@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ class QueueFull(Exception):
 class _Request:
     image: np.ndarray
     gone: Callable[[], bool]
+    group: object
     options: dict
     answer: Future = field(default_factory=Future)
 
@@ -37,8 +37,9 @@ class CaptionQueue:
     """Captions the photos of many threads in batches, with the same captions as one by one.
 
     A batch is what has arrived while the batch before it was computed, so that it grows with the load. All photos of a
-    batch have the same options. After `warm_up`, no request with the queue's own beam width waits for the model to load.
-    An exception fails its own batch only.
+    batch have the same options. If several groups wait, a batch has one photo of each: a request with many photos does
+    not delay one with a single photo. After `warm_up`, no request with the queue's own beam width waits for the model to
+    load. An exception fails its own batch only.
 
     Args:
         generator: a `CaptionGenerator`.
@@ -69,7 +70,7 @@ class CaptionQueue:
         self.options = {"beam_width": beam_width, "alternatives": alternatives}
         self.max_batch, self.max_wait, self.max_waiting = max_batch, max_wait, max_waiting
         self.failed, self.failing = 0, False
-        self._waiting: deque[_Request] = deque()
+        self._waiting: list[_Request] = []
         self._changed = threading.Condition()
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="captions", daemon=True)
@@ -91,25 +92,24 @@ class CaptionQueue:
     def warm_up(self) -> None:
         """Run the model once for each kind of batch, before the first photo is submitted."""
         side = self.generator.config["image_size"]
-        for photos in (
-            1,
-            max(1, self.max_batch - 1),
-            self.max_batch,
-        ):  # alone, some together and some not, all together
+        for photos in (1, self.max_batch):  # alone, and one batch a core
             self.generator.caption_batch([np.zeros((side, side, 3), np.uint8)] * photos, **self.options)
 
-    def submit(self, image: np.ndarray, gone: Callable[[], bool] = lambda: False, **options) -> Future:
+    def submit(
+        self, image: np.ndarray, gone: Callable[[], bool] = lambda: False, group: object = None, **options
+    ) -> Future:
         """Queue a photo that `CaptionGenerator.prepare` made; the future gives its `Caption`.
 
         Args:
             options: beam width and alternatives, if not the queue's.
+            group: what the photo belongs to, such as a request with several photos; by default it is alone.
             gone: whether nobody waits for the answer any more. Such a photo, and one whose future was cancelled, is
                 dropped before it costs a batch.
 
         Raises:
             QueueFull: at once.
         """
-        request = _Request(image, gone, self.options | options)
+        request = _Request(image, gone, object() if group is None else group, self.options | options)
         with self._changed:
             if self.full:
                 raise QueueFull
@@ -136,18 +136,24 @@ class CaptionQueue:
                 if self.max_wait:
                     enough = self.max_batch
                     self._changed.wait_for(lambda: len(self._waiting) >= enough or self._closed, self.max_wait)
-                self._waiting = deque(request for request in self._waiting if not _dropped(request))
-                batch = self._alike()
-                for request in batch:
-                    self._waiting.remove(request)
-                batch = [request for request in batch if request.answer.set_running_or_notify_cancel()]
+                self._waiting = [request for request in self._waiting if not _dropped(request)]
+                batch = [request for request in self._take() if request.answer.set_running_or_notify_cancel()]
                 if batch or (self._closed and not self._waiting):
                     return batch
 
-    def _alike(self) -> list[_Request]:
-        """The photo that waits longest, and others with its options."""
-        alike = [request for request in self._waiting if request.options == self._waiting[0].options]
-        return alike[: self.max_batch]
+    def _take(self) -> list[_Request]:
+        """Take a batch out of the waiting photos; groups that got their turn go to the end of the queue."""
+        if not self._waiting:
+            return []
+        candidates = [request for request in self._waiting if request.options == self._waiting[0].options]
+        first_of_group = {request.group: request for request in reversed(candidates)}
+        if len(first_of_group) > 1:
+            candidates = [request for request in candidates if request is first_of_group[request.group]]
+        batch = candidates[: self.max_batch]
+        served = {request.group for request in batch}
+        rest = [request for request in self._waiting if request not in batch]
+        self._waiting = sorted(rest, key=lambda request: request.group in served)
+        return batch
 
     def _answer(self, batch: list[_Request]) -> None:
         start = time.perf_counter()

@@ -65,7 +65,8 @@ def add_limits(app: Flask) -> None:
 
 def begin() -> None:
     """Before each request: set its deadline; refuse photos while the service stops."""
-    g.answers, g.deadline = [], time.monotonic() + current_app.config["REQUEST_TIMEOUT"]
+    g.answers, g.group = [], object()
+    g.deadline = time.monotonic() + current_app.config["REQUEST_TIMEOUT"]
     if current_app.extensions["stopping"].is_set() and request.method == "POST":
         refuse_busy("stopping", _("This service is about to restart. Please try again in a moment."))
 
@@ -92,7 +93,8 @@ def enqueue(file: FileStorage, options: Options, preview: int | None = None) -> 
             raise QueueFull
         photo = read(file, captions.generator.config["image_size"], preview)
         gone = request.environ.get("waitress.client_disconnected", lambda: False)
-        g.answers.append(captions.submit(photo.image, gone, beam_width=options.width, alternatives=options.width))
+        width = {"beam_width": options.width, "alternatives": options.width}
+        g.answers.append(captions.submit(photo.image, gone, g.group, **width))
     except QueueFull:
         refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
     return photo, g.answers[-1]
