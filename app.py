@@ -12,7 +12,7 @@ from flask import Flask
 from flask_openapi import OpenAPI
 
 from captioning.generator import CaptionGenerator
-from web import api, errors, language, metrics, model, pages, security, server, settings, uploads
+from web import api, errors, language, metrics, model, pages, security, server, settings, tracing, uploads
 from web.schemas import Problem
 
 ROOT = Path(__file__).parent
@@ -42,10 +42,12 @@ def create_app(config: dict | None = None, generator: CaptionGenerator | None = 
     settings.load_settings(app.config, ROOT)
     app.config.update(config or {})
 
+    tracing.add_tracing(app)
     model.add_model(app, generator)
     metrics.add_monitoring(app)
     uploads.add_limits(app)
     security.limit_clients(app)
+    security.require_keys(app)
     language.add_languages(app)
     pages.add_page(app)
     api.add_api(app)
@@ -64,19 +66,27 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         listener = server.bind(options.host, options.port)
     except (OSError, OverflowError) as error:
-        used = getattr(error, "errno", None) == errno.EADDRINUSE
-        reason = "is used by another program" if used else f"cannot be used ({error})"
-        return fail(f"{options.host} port {options.port} {reason}. Choose another with --host or --port.")
+        return fail(f"{options.host} port {options.port} {describe(error)}. Choose another with --host or --port.")
     try:
         app = create_app()
     except ValueError as error:  # an ArtifactError, or a setting of the wrong kind
         return fail(str(error))
+    try:
+        metrics.serve_separately(app)
+    except (OSError, OverflowError) as error:
+        return fail(f"CAPTIONER_METRICS_LISTEN={app.config['METRICS_LISTEN']} {describe(error)}.")
     metrics.log_requests()
     waitress_server = server.make_server(app, listener)
     host = f"[{options.host}]" if ":" in options.host else options.host
     print(f"Captioner ready at http://{host}:{listener.getsockname()[1]}", flush=True)
     server.run(waitress_server, app)
     return 0
+
+
+def describe(error: OSError | OverflowError) -> str:
+    """Why an address and port cannot be used."""
+    used = getattr(error, "errno", None) == errno.EADDRINUSE
+    return "is used by another program" if used else f"cannot be used ({error})"
 
 
 def fail(message: str) -> int:

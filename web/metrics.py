@@ -2,15 +2,26 @@
 
 import json
 import logging
+import re
 import time
 import uuid
 from datetime import UTC, datetime
 
 from flask import Flask, Response, current_app, g, jsonify, request
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+    start_http_server,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-log = logging.getLogger("captioner.access")
+log = logging.getLogger("captioner")
+access_log = logging.getLogger("captioner.access")
+REQUEST_ID = "[A-Za-z0-9._-]{1,64}"  # from a client or a proxy; any other is replaced
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -25,6 +36,7 @@ class Metrics:
             "captioner_request_seconds", "Time to answer", ["route"], buckets=SECONDS, registry=self.registry
         )
         self.errors = Counter("captioner_errors", "Photos without caption, by reason", ["kind"], registry=self.registry)
+        self.reloads = Counter("captioner_reloads", "Reloads of the model", ["result"], registry=self.registry)
         self.waiting = Gauge("captioner_queue_photos", "Photos that wait for a batch", registry=self.registry)
         self.batches = Histogram(
             "captioner_batch_photos", "Photos in a batch", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
@@ -49,11 +61,13 @@ def add_monitoring(app: Flask) -> None:
     metrics: Metrics = app.extensions["metrics"]
     app.add_url_rule("/health", view_func=health)
     app.add_url_rule("/ready", view_func=ready)
-    app.add_url_rule("/metrics", view_func=metrics.show)
+    if not app.config["METRICS_LISTEN"]:
+        app.add_url_rule("/metrics", view_func=metrics.show)
 
     @app.before_request
     def begin():
-        g.start, g.id = time.perf_counter(), uuid.uuid4().hex
+        given = request.headers.get("X-Request-ID", "")
+        g.start, g.id = time.perf_counter(), given if re.fullmatch(REQUEST_ID, given) else uuid.uuid4().hex
 
     @app.after_request
     def end(response):
@@ -64,7 +78,7 @@ def add_monitoring(app: Flask) -> None:
         metrics.seconds.labels(route).observe(seconds)
         response.headers["X-Request-ID"] = g.id
         line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "time": now(),
             "id": g.id,
             "method": request.method[:10],
             "route": rule.rule if rule else None,
@@ -72,17 +86,37 @@ def add_monitoring(app: Flask) -> None:
             "milliseconds": round(1000 * seconds, 1),
             "bytes": response.calculate_content_length(),
         }
-        log.info(json.dumps(line))
+        access_log.info(json.dumps(line))
         return response
 
 
+def log_event(event: str, **details) -> None:
+    """Log what happens outside of requests."""
+    log.info(json.dumps({"time": now(), "event": event, **details}))
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 def log_requests() -> None:
-    """Send the access log to standard error, one JSON object a line."""
+    """Send requests and events to standard error, one JSON object a line."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+
+
+def serve_separately(app: Flask) -> None:
+    """Serve the metrics on ``METRICS_LISTEN``, if it is set.
+
+    Raises:
+        OSError, OverflowError: the address or port cannot be used.
+    """
+    if address := app.config["METRICS_LISTEN"]:
+        host, _, port = address.rpartition(":")
+        start_http_server(int(port), host.strip("[]"), app.extensions["metrics"].registry)
 
 
 def health():

@@ -1,13 +1,15 @@
 """The trained model behind its queue, and the processes that read photos."""
 
 import threading
+import time
+from pathlib import Path
 
 from flask import Flask
 
 from captioning.batching import CaptionQueue
 from captioning.generator import CaptionGenerator
 from captioning.image_workers import ImageWorkers
-from web.metrics import Metrics
+from web.metrics import Metrics, log_event
 
 
 def add_model(app: Flask, generator: CaptionGenerator | None) -> None:
@@ -16,18 +18,65 @@ def add_model(app: Flask, generator: CaptionGenerator | None) -> None:
     Raises:
         ArtifactError: the model cannot be loaded.
     """
-    config, metrics = app.config, Metrics()
-    images = ImageWorkers()  # they start while the model loads
-    captions = CaptionQueue(
-        generator or CaptionGenerator.load(config["ARTIFACTS_DIR"]),
+    metrics = Metrics()
+    app.extensions.update(images=ImageWorkers(), metrics=metrics, stopping=threading.Event())
+    app.extensions["captions"] = make_queue(app, generator) if generator else load_queue(app)
+    metrics.waiting.set_function(lambda: len(app.extensions["captions"]))
+
+
+def make_queue(app: Flask, generator: CaptionGenerator) -> CaptionQueue:
+    config = app.config
+    return CaptionQueue(
+        generator,
         beam_width=config["BEAM_WIDTH"],
         alternatives=config["BEAM_WIDTH"],
         max_batch=config["MAX_BATCH"],
         max_wait=config["BATCH_WAIT"],
         max_waiting=config["QUEUE_LENGTH"],
-        on_batch=metrics.batch,
+        on_batch=app.extensions["metrics"].batch,
     )
-    if generator is None:
+
+
+def load_queue(app: Flask) -> CaptionQueue:
+    """Load the model in ``ARTIFACTS_DIR`` and run it once.
+
+    If the folder is a symbolic link, the model keeps to the folder behind it, whatever the link is changed to.
+    """
+    captions = make_queue(app, CaptionGenerator.load(Path(app.config["ARTIFACTS_DIR"]).resolve()))
+    try:
         captions.warm_up()
-    metrics.waiting.set_function(lambda: len(captions))
-    app.extensions.update(images=images, captions=captions, metrics=metrics, stopping=threading.Event())
+    except BaseException:
+        captions.close()
+        raise
+    return captions
+
+
+def reload_in_background(app: Flask) -> threading.Event:
+    """Start the thread that reloads the model whenever the event is set that is returned."""
+    wanted = threading.Event()
+
+    def work():
+        while wanted.wait():
+            wanted.clear()
+            reload_model(app)
+
+    threading.Thread(target=work, name="reload", daemon=True).start()
+    return wanted
+
+
+def reload_model(app: Flask) -> None:
+    """Load the model in ``ARTIFACTS_DIR`` again and let it caption the photos that come from then on.
+
+    Meanwhile the old model serves; it stays if the new one cannot be loaded or fails to caption.
+    """
+    reloads, start = app.extensions["metrics"].reloads, time.perf_counter()
+    try:
+        captions = load_queue(app)
+    except Exception as error:
+        reloads.labels("failed").inc()
+        return log_event("model not reloaded, the old one serves", error=str(error) or repr(error))
+    old, app.extensions["captions"] = app.extensions["captions"], captions
+    reloads.labels("ok").inc()
+    log_event("model reloaded", seconds=round(time.perf_counter() - start, 1))
+    time.sleep(app.config["REQUEST_TIMEOUT"])  # a request that began before may still submit a photo to the old one
+    old.close()

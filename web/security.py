@@ -1,9 +1,20 @@
-"""Security headers, a rate limit for each client, and other origins that may call the service."""
+"""Security headers, API keys, a rate limit for each client, and other origins that may call the service."""
+
+import hmac
+from typing import Any
 
 from flask import Flask, request
+from flask_babel import gettext as _
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
+from flask_openapi import OpenAPI
+from flask_openapi.models import SecurityScheme
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import Unauthorized
 from werkzeug.middleware.proxy_fix import ProxyFix
+
+from web.errors import API_PATHS
+from web.schemas import Problem
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -13,6 +24,13 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",  # an answer may hold a photo
+}
+
+WITHOUT_KEY = {"docs", "health", "metrics", "openapi.json", "ready", "static"}  # first parts of paths
+KEY_SCHEMES: dict[str, SecurityScheme | dict[str, Any]] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "password": {"type": "http", "scheme": "basic", "description": "Any user name; the key is the password."},
 }
 
 
@@ -32,7 +50,7 @@ def add_headers(app: Flask) -> None:
 def limit_clients(app: Flask) -> None:
     """Refuse (429) more requests with photos from one address than ``RATE_LIMIT``."""
     if app.config["PROXIES"]:
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=app.config["PROXIES"], x_proto=app.config["PROXIES"])
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=app.config["PROXIES"], x_proto=app.config["PROXIES"])  # type: ignore[method-assign]
     limiter = Limiter(
         get_remote_address,
         app=app,
@@ -42,6 +60,37 @@ def limit_clients(app: Flask) -> None:
         headers_enabled=True,  # Retry-After among them
     )
     limiter.request_filter(lambda: request.method != "POST")  # pages and probes cost nothing
+
+
+def require_keys(app: OpenAPI) -> None:
+    """Refuse (401) requests without one of ``API_KEYS``, if there are any.
+
+    A browser asks its user for the key, as the password of HTTP's basic authentication, and sends it from then on.
+    """
+    if not app.config["API_KEYS"]:
+        return
+    app.responses["401"] = Problem
+    app.security_schemes = KEY_SCHEMES
+    app.openapi_extensions["security"] = [{name: []} for name in KEY_SCHEMES]
+
+    @app.before_request
+    def check():
+        place = request.path.split("/")[1]
+        if place in WITHOUT_KEY or request.method == "OPTIONS" or has_key(app.config["API_KEYS"]):
+            return
+        scheme = "bearer" if place in API_PATHS else "basic"
+        raise Unauthorized(
+            _("This service needs a key. Ask its operator for one."),
+            www_authenticate=WWWAuthenticate(scheme, {"realm": "Captioner"}),
+        )
+
+
+def has_key(keys: list[str]) -> bool:
+    """Whether the request carries one of the keys. The time this takes tells nothing about them."""
+    given = [request.headers.get("X-API-Key", "")]
+    if request.authorization:
+        given += [request.authorization.token or "", request.authorization.password or ""]
+    return sum(hmac.compare_digest(one.encode(), key.encode()) for one in given for key in keys) > 0
 
 
 def allow_origins(app: Flask) -> None:
@@ -55,6 +104,6 @@ def allow_origins(app: Flask) -> None:
         if request.headers.get("Origin") in origins:
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
             response.headers["Access-Control-Allow-Methods"] = "GET, POST"
-            response.headers["Access-Control-Allow-Headers"] = "Content-Type"
+            response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-API-Key, X-Request-ID"
             response.headers["Access-Control-Expose-Headers"] = "Retry-After, X-Request-ID"
         return response

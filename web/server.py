@@ -11,6 +11,8 @@ from flask import Flask
 from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask
 
+from web.model import reload_in_background
+
 
 def bind(host: str, port: int) -> socket.socket:
     """Take the port before the model loads, so that a used one is reported at once. Nobody can connect yet."""
@@ -27,8 +29,8 @@ def make_server(app: Flask, listener: socket.socket):
     so slow clients cost none, and it reports when a client has gone.
 
     A request that waits for a caption holds a thread. So there are as many threads as the queue and two batches have
-    photos, and some to read photos, refuse requests and answer probes. A request of up to twice the allowed size is read
-    to its end, because a browser shows our error page only then.
+    photos, and some to read photos, refuse requests and answer probes. A request of up to twice the allowed size is
+    read to its end, because a browser shows our error page only then.
     """
     most = 2 * app.config["MAX_CONTENT_LENGTH"]
     server = waitress.create_server(
@@ -44,18 +46,22 @@ def make_server(app: Flask, listener: socket.socket):
         outbuf_overflow=most,
     )
     server.channel_class = BoundedChannel
+    server.upload_timeout = app.config["UPLOAD_TIMEOUT"]
     return server
+
+
+REFUSALS = {
+    413: "This upload is far too large. Choose fewer or smaller photos.",
+    431: "The headers of this request are too long.",
+}
 
 
 class Refusal(ErrorTask):
     """The answer to a request that waitress refuses before the app sees it, in the form of the API's errors."""
 
-    messages = {413: "This upload is far too large. Choose fewer or smaller photos.",
-                431: "The headers of this request are too long."}  # fmt: skip
-
     def execute(self):
         error = self.request.error
-        message = self.messages.get(error.code, "The server cannot understand this request.")
+        message = REFUSALS.get(error.code, "The server cannot understand this request.")
         body = json.dumps({"status": "error", "message": message}).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
@@ -65,12 +71,21 @@ class Refusal(ErrorTask):
 
 
 class BoundedChannel(HTTPChannel):
-    """A connection. It is closed when the uploads of all connections together exceed `limit` bytes."""
+    """A connection.
+
+    It is closed when the uploads of all connections together exceed `limit` bytes, and when its request has not fully
+    arrived after ``UPLOAD_TIMEOUT``. Waitress itself closes one on which nothing has arrived for two minutes.
+    """
 
     limit = 512 * 2**20
     error_task_class = Refusal
 
     def received(self, data):
+        if self.request is None:
+            self.since = time.monotonic()
+        elif time.monotonic() - self.since > self.server.upload_timeout:
+            self.will_close = True
+            return False
         channels = self.server.active_channels.values()
         held = sum(r.body_bytes_received for c in channels for r in (*c.requests, c.request) if r)
         if self.request and held > self.limit:
@@ -80,9 +95,10 @@ class BoundedChannel(HTTPChannel):
 
 
 def run(server, app: Flask) -> None:
-    """Run the server until SIGTERM or Ctrl-C.
+    """Run the server until SIGTERM or Ctrl-C. SIGHUP reloads the model.
 
-    Then finish the requests under way, refuse new photos (503), and return, at the latest after ``REQUEST_TIMEOUT``.
+    At the end, finish the requests under way, refuse new photos (503), and return, at the latest after
+    ``REQUEST_TIMEOUT``.
     Waitress's own `run` would cut answers that are being written.
     """
     stopping: threading.Event = app.extensions["stopping"]
@@ -93,6 +109,9 @@ def run(server, app: Flask) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        reload = reload_in_background(app)
+        signal.signal(signal.SIGHUP, lambda *_: reload.set())
 
     def turn():
         server.asyncore.loop(timeout=1, use_poll=True, map=server._map, count=1)

@@ -1,6 +1,7 @@
 """The settings of the service: defaults, replaced by environment variables."""
 
 import os
+import re
 from pathlib import Path
 
 import limits
@@ -15,9 +16,17 @@ DEFAULTS = {
     "BATCH_WAIT": 0,  # seconds that a photo waits for others when the model is idle
     "QUEUE_LENGTH": 64,  # photos that wait for the model; one more is refused (503)
     "REQUEST_TIMEOUT": 30,  # seconds until a request is refused (503)
+    "UPLOAD_TIMEOUT": 300,  # seconds until a connection whose request has not fully arrived is closed
     "RATE_LIMIT": "600 per minute",  # requests with photos from one address; empty: no limit
     "PROXIES": 0,  # reverse proxies in front, whose X-Forwarded-For holds the client's address
     "ALLOWED_ORIGINS": [],  # other sites whose pages may call this one, such as ["https://example.org"]
+    "API_KEYS": [],  # a request needs one of these; empty: anybody may use the service
+    "METRICS_LISTEN": "",  # address and port that serve the metrics instead of /metrics, such as "127.0.0.1:9100"
+}
+EXAMPLES = {  # as in the environment
+    "ALLOWED_ORIGINS": '["https://example.org"]',
+    "API_KEYS": '["8c1f0e5d2b7a"]',
+    "METRICS_LISTEN": "127.0.0.1:9100",
 }
 MAY_BE_ZERO = {"BATCH_WAIT", "PROXIES"}
 
@@ -32,15 +41,21 @@ def load_settings(config: Config, root: Path) -> None:
     config.from_prefixed_env("CAPTIONER")
     for name, default in DEFAULTS.items():
         if not _is_valid(name, config[name], default):
-            raise ValueError(f"CAPTIONER_{name}={config[name]!r} is not understood. An example: {default!r}.")
+            value = "" if name == "API_KEYS" else f"={config[name]!r}"  # keys stay out of the log
+            example = EXAMPLES.get(name, repr(default))
+            raise ValueError(f"CAPTIONER_{name}{value} is not understood. An example: {example}.")
 
 
 def _is_valid(name: str, value, default) -> bool:
-    if isinstance(default, str):  # the rate limit
+    if name == "RATE_LIMIT":
         try:
             return not value or bool(limits.parse_many(str(value)))
         except ValueError:
             return False
+    if name == "METRICS_LISTEN":
+        return not value or bool(re.fullmatch(r"(\S+):(\d{1,5})", str(value)))
+    if name == "API_KEYS":  # visible ASCII characters, which any client can send in a header
+        return isinstance(value, list) and all(isinstance(k, str) and re.fullmatch("[!-~]+", k) for k in value)
     if isinstance(default, list):
         return isinstance(value, list)
     return isinstance(value, (int, type(default))) and value >= (0 if name in MAY_BE_ZERO else 1)

@@ -15,6 +15,7 @@ from captioning.batching import QueueFull
 from captioning.generator import Caption
 from captioning.image_workers import Photo
 from captioning.images import ImageError
+from web.tracing import span
 
 IMAGE_STATUS = {"unsupported": 415, "damaged": 422, "too large": 413}
 
@@ -103,7 +104,8 @@ def enqueue(file: FileStorage, options: Options, preview: int | None = None) -> 
 def read(file: FileStorage, size: int, preview: int | None = None) -> Photo:
     """Read an upload in one of the processes that may be lost. Raises ImageError."""
     try:
-        return current_app.extensions["images"].read(file.stream.read(), size=size, preview=preview)
+        with span("read photo"):
+            return current_app.extensions["images"].read(file.stream.read(), size=size, preview=preview)
     except ImageError as error:
         current_app.extensions["metrics"].errors.labels(error.kind).inc()
         raise
@@ -112,7 +114,8 @@ def read(file: FileStorage, size: int, preview: int | None = None) -> Photo:
 def wait(answer: Future[Caption]) -> Caption:
     """The caption, when its batch is done. Raises ServiceUnavailable after the request's deadline."""
     try:
-        return answer.result(max(0, g.deadline - time.monotonic()))
+        with span("wait for caption"):
+            return answer.result(max(0, g.deadline - time.monotonic()))
     except (TimeoutError, CancelledError):
         refuse_busy("timeout", _("This took too long. Please try again in a moment."))
     except Exception:
