@@ -3,8 +3,7 @@
 Teacher forcing and search call a decoder in the same three steps:
 
 - ``start(features, copies)`` → ``memory, state``. The memory stays the same for an image; its last part is the
-  `Decoder.word_prior`. The state is that of the LSTMs, each part (B, copies, U); its first part is the hidden state of
-  the LSTM that predicts the word.
+  `Decoder.word_prior`. Each part of the state is (B, copies, …); the first one, (B, copies, U), predicts the word.
 - ``step(memory, state, words)`` → ``context, attention, state``: one word further, for embedded words (B, C, U),
   C captions or beams an image.
 - ``logits(memory, hidden, context)`` → (B, N, V), for any N captions or words of an image.
@@ -21,12 +20,12 @@ PACKAGE = "captioning"
 
 
 class Decoder(keras.Model):
-    """What the decoders share: embedding, LSTM, word scores, word prior, teacher forcing.
+    """What the decoders share: embedding, word scores, word prior, teacher forcing.
 
     Args:
         vocabulary_size: V, special tokens included.
         regions, depth: R and D of the encoder's features.
-        units: U, the size of an LSTM, of the embedding and of the projected regions.
+        units: U, the size of a hidden state, of the embedding and of the projected regions.
         dropout: the rate before the softmax.
         input_dropout: the rate for features and embedded words.
         word_prior_rank: rank of the regression behind `word_prior`.
@@ -67,7 +66,6 @@ class Decoder(keras.Model):
         )
         self.input_dropout = layers.Dropout(input_dropout)
         self.output_dropout = layers.Dropout(dropout)
-        self.language_lstm = layers.Dense(4 * units, name="language_lstm")  # the LSTM that predicts the word
         self.output_layer = layers.Dense(units, activation="tanh", name="output")
         self.word_bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="word_bias")
         self.word_prior_floor = word_prior_floor
@@ -77,12 +75,6 @@ class Decoder(keras.Model):
 
     def get_config(self):
         return {"name": self.name, **self.settings}
-
-    def lstm_step(self, gates, cell):
-        """One step of an LSTM from its gates (…, 4U) before their activations and its cell state (…, U)."""
-        i, f, g, o = ops.split(gates, 4, axis=-1)
-        cell = ops.sigmoid(f + 1.0) * cell + ops.sigmoid(i) * ops.tanh(g)
-        return ops.sigmoid(o) * ops.tanh(cell), cell
 
     def embed(self, tokens, training=False):
         """(…) int → (…, U)."""
@@ -127,24 +119,32 @@ class Decoder(keras.Model):
         return ops.reshape(logits, (-1, captions, length, self.vocabulary_size))
 
 
+def lstm_step(gates, cell):
+    """One step of an LSTM from its gates (…, 4U) before their activations and its cell state (…, U)."""
+    i, f, g, o = ops.split(gates, 4, axis=-1)
+    cell = ops.sigmoid(f + 1.0) * cell + ops.sigmoid(i) * ops.tanh(g)
+    return ops.sigmoid(o) * ops.tanh(cell), cell
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class LSTMDecoder(Decoder):
     """One LSTM that starts from the mean of the regions, as in Show and Tell (Vinyals et al., 2015, arXiv:1411.4555)."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.language_lstm = layers.Dense(4 * self.units, name="language_lstm")
         self.image = layers.Dense(self.units, name="image")
 
     def start_image(self, features, training):
         mean = ops.mean(ops.cast(features, self.compute_dtype), axis=1, keepdims=True)
         image = self.image(self.input_dropout(mean, training=training))
         zero = ops.zeros_like(image)
-        state = self.lstm_step(self.language_lstm(ops.concatenate([image, zero], axis=-1)), zero)
+        state = lstm_step(self.language_lstm(ops.concatenate([image, zero], axis=-1)), zero)
         return (self.word_prior(features),), state
 
     def step(self, memory, state, words):
         hidden, cell = state
-        hidden, cell = self.lstm_step(self.language_lstm(ops.concatenate([words, hidden], axis=-1)), cell)
+        hidden, cell = lstm_step(self.language_lstm(ops.concatenate([words, hidden], axis=-1)), cell)
         return hidden[..., :0], None, (hidden, cell)
 
 
@@ -162,6 +162,7 @@ class AttentionDecoder(Decoder):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.attention_units = self.units // 2
+        self.language_lstm = layers.Dense(4 * self.units, name="language_lstm")  # it predicts the word
         self.project = layers.Dense(self.units, activation="relu", name="project")
         self.keys = layers.Dense(self.attention_units, name="keys")
         self.query_and_gate = layers.Dense(self.attention_units + self.units, name="query_and_gate")
@@ -181,17 +182,134 @@ class AttentionDecoder(Decoder):
         values, keys, image_gates, _ = memory
         hidden, cell, attention_hidden, attention_cell = state
         gates = image_gates + self.attention_lstm(ops.concatenate([words, hidden, attention_hidden], axis=-1))
-        attention_hidden, attention_cell = self.lstm_step(gates, attention_cell)
+        attention_hidden, attention_cell = lstm_step(gates, attention_cell)
         query, gate = ops.split(self.query_and_gate(attention_hidden), [self.attention_units], axis=-1)
         energy = self.energy(ops.tanh(ops.expand_dims(keys, 1) + ops.expand_dims(query, 2)))[..., 0]
         attention = ops.softmax(energy, axis=-1)  # (B, C, R)
         context = ops.sigmoid(gate) * ops.matmul(attention, values)
         gates = self.language_lstm(ops.concatenate([context, attention_hidden, hidden], axis=-1))
-        hidden, cell = self.lstm_step(gates, cell)
+        hidden, cell = lstm_step(gates, cell)
         return context, attention, (hidden, cell, attention_hidden, attention_cell)
 
 
-DECODERS = {"lstm": LSTMDecoder, "attention": AttentionDecoder}
+@keras.saving.register_keras_serializable(PACKAGE)
+class TransformerDecoder(Decoder):
+    """A pre-norm Transformer (Vaswani et al., 2017, arXiv:1706.03762; Xiong et al., 2020, arXiv:2002.04745).
+
+    Each block has causal self-attention over the words, cross-attention over the regions and a feed-forward layer. In
+    search, keys and values of earlier words are cached in the state, so that the cost of a word does not grow.
+
+    Args: as for `Decoder`, and
+
+        blocks: the number of Transformer blocks.
+        heads: attention heads of a block; they divide ``units``.
+        max_words: the longest caption, end token included.
+    """
+
+    has_attention = True  # the mean over the heads of the last cross-attention
+
+    def __init__(self, *args, blocks=3, heads=8, max_words=24, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.settings |= {"blocks": blocks, "heads": heads, "max_words": max_words}
+        self.max_words = max_words
+        self.project = layers.Dense(self.units, name="project")
+        self.project_norm = layers.LayerNormalization(name="project_norm")
+        self.positions = layers.Embedding(
+            max_words, self.units, keras.initializers.RandomUniform(-0.1, 0.1), name="positions"
+        )
+        self.blocks = [TransformerBlock(self.units, heads, name=f"block{i}") for i in range(blocks)]
+        self.norm = layers.LayerNormalization(name="norm")
+
+    def start_image(self, features, training):
+        word_prior = self.word_prior(features)
+        features = self.input_dropout(ops.cast(features, self.compute_dtype), training=training)
+        regions = self.project_norm(self.project(features))
+        memory = [part for block in self.blocks for part in block.keys_and_values(regions)]
+        hidden = ops.zeros_like(regions[:, :1])
+        cache = ops.repeat(hidden[:, :, None], self.max_words, axis=2)
+        return (*memory, word_prior), (hidden, hidden[..., :1], *[cache] * (2 * len(self.blocks)))
+
+    def step(self, memory, state, words):
+        _, count, *caches = state
+        positions = ops.arange(self.max_words, dtype=words.dtype)
+        here, past = (ops.cast(compare(positions, count), words.dtype) for compare in (ops.equal, ops.less_equal))
+        past = ops.expand_dims(past, 2)  # (B, C, 1, max_words)
+        x = ops.expand_dims(words + ops.matmul(here, ops.cast(self.positions.embeddings, words.dtype)), 2)
+        attention = None
+        for i, block in enumerate(self.blocks):
+            query, key, value = block.self_attention_inputs(x)
+            caches[2 * i] += here[..., None] * key
+            caches[2 * i + 1] += here[..., None] * value
+            x, attention = block(x, query, caches[2 * i], caches[2 * i + 1], past, memory[2 * i], memory[2 * i + 1])
+        hidden = self.norm(x)[:, :, 0]
+        return hidden[..., :0], attention[:, :, 0], (hidden, count + 1, *caches)
+
+    def call(self, inputs, training=False):
+        features, tokens = inputs
+        _, captions, length = tokens.shape
+        memory, _ = self.start(features, training=training)
+        words = self.embed(tokens, training=training)
+        x = words + ops.cast(self.positions(ops.arange(length)), words.dtype)
+        causal = ops.cast(ops.tril(ops.ones((length, length))), x.dtype)
+        for i, block in enumerate(self.blocks):
+            query, key, value = block.self_attention_inputs(x)
+            x, _ = block(x, query, key, value, causal, memory[2 * i], memory[2 * i + 1], training=training)
+        hidden = ops.reshape(self.norm(x), (-1, captions * length, self.units))
+        logits = self.logits(memory, hidden, hidden[..., :0], training=training)
+        return ops.reshape(logits, (-1, captions, length, self.vocabulary_size))
+
+
+class TransformerBlock(layers.Layer):
+    """Self-attention, cross-attention and feed-forward layer, each after a layer normalisation and with a residual."""
+
+    def __init__(self, units, heads, dropout=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.heads = units, heads
+        self.self_norm, self.cross_norm, self.feed_norm = (layers.LayerNormalization() for _ in range(3))
+        self.self_inputs, self.self_output = layers.Dense(3 * units), layers.Dense(units)
+        self.cross_query, self.cross_output = layers.Dense(units), layers.Dense(units)
+        self.cross_inputs = layers.Dense(2 * units)
+        self.feed_hidden, self.feed_output = layers.Dense(4 * units, activation="gelu"), layers.Dense(units)
+        self.dropout = layers.Dropout(dropout)
+
+    def keys_and_values(self, regions):
+        """Keys and values of the cross-attention: regions (B, R, U) → twice (B, R, U)."""
+        return ops.split(self.cross_inputs(regions), 2, axis=-1)
+
+    def self_attention_inputs(self, x):
+        """Query, key and value of the self-attention, each (B, C, T, U)."""
+        return ops.split(self.self_inputs(self.self_norm(x)), 3, axis=-1)
+
+    def call(self, x, query, key, value, mask, cross_key, cross_value, training=False):
+        """Args: x and query (B, C, Q, U); key and value (B, C, T, U); mask (…, Q, T), 1 where a query sees a key; cross
+        key and value (B, R, U). Returns x and the cross-attention (B, C, Q, R), the mean over the heads."""
+        attended, _ = self.attend(query, key, value, mask)
+        x = x + self.dropout(self.self_output(attended), training=training)
+        _, captions, length, _ = x.shape
+        query = ops.reshape(self.cross_query(self.cross_norm(x)), (-1, 1, captions * length, self.units))
+        attended, attention = self.attend(query, cross_key[:, None], cross_value[:, None])
+        attended = ops.reshape(attended, (-1, captions, length, self.units))
+        attention = ops.reshape(attention, (-1, captions, length, attention.shape[-1]))
+        x = x + self.dropout(self.cross_output(attended), training=training)
+        fed = self.feed_output(self.feed_hidden(self.feed_norm(x)))
+        return x + self.dropout(fed, training=training), attention
+
+    def attend(self, query, key, value, mask=None):
+        """Multi-head attention: (B, C, Q, U) and twice (B, C, T, U) → (B, C, Q, U) and its weights (B, C, Q, T)."""
+
+        def split_heads(x):
+            return ops.reshape(x, (-1, *x.shape[1:3], self.heads, self.units // self.heads))
+
+        query, key, value = split_heads(query), split_heads(key), split_heads(value)
+        scores = ops.einsum("bcqhd,bcthd->bchqt", query, key) / (self.units // self.heads) ** 0.5
+        if mask is not None:
+            scores += 1e9 * (ops.expand_dims(mask, -3) - 1)
+        weights = ops.softmax(scores, axis=-1)
+        attended = ops.einsum("bchqt,bcthd->bcqhd", weights, value)
+        return ops.reshape(attended, (-1, *attended.shape[1:3], self.units)), ops.mean(weights, axis=2)
+
+
+DECODERS = {"lstm": LSTMDecoder, "attention": AttentionDecoder, "transformer": TransformerDecoder}
 
 
 def build_decoder(

@@ -60,7 +60,7 @@ def test_lstm_step_against_keras():
     reference(x, [hidden, cell])
     kernel, recurrent, bias = reference.get_weights()
     bias[8:16] -= 1  # ours adds the forget bias in the step
-    decoder.gates.set_weights([np.concatenate([kernel, recurrent]), bias])
+    decoder.language_lstm.set_weights([np.concatenate([kernel, recurrent]), bias])
     expected_hidden, (_, expected_cell) = reference(x, [hidden, cell])
     _, _, (new_hidden, new_cell) = decoder.step((), (hidden, cell), x)
     np.testing.assert_allclose(ops.convert_to_numpy(new_hidden), expected_hidden, atol=1e-5)
