@@ -1,5 +1,5 @@
-"""The layouts of data sets. Each reader returns what the files of its layout say; `captioning.training.datasets` decides
-what is usable."""
+"""The layouts of data sets. Each reader returns what the files of its layout contain. `captioning.training.datasets`
+decides what is usable."""
 
 from __future__ import annotations
 
@@ -93,23 +93,23 @@ def _read_kaggle_flickr30k(folder: Path, path: Path, problems: Problems) -> Sour
 
 def _read_coco(folder: Path, path: Path, problems: Problems) -> Source:
     captions, splits, folders = [], {split: [] for split in SPLITS}, {}
-    for annotations in sorted(path.parent.glob("captions_*.json")):
-        photo_folder = annotations.stem.removeprefix("captions_")  # train2014, val2017 …
+    for file in sorted(path.parent.glob("captions_*.json")):
+        photo_folder = file.stem.removeprefix("captions_")  # train2014, val2017 …
         split = {"tra": "train", "val": "validation"}.get(photo_folder[:3])
         if split is None:
-            problems.add("annotation file of no known split skipped", annotations.name)
+            problems.add("annotation file of no known split skipped", file.name)
             continue
-        content = _read_json(annotations, ("images", "annotations"), problems)
+        content = _read_json(file, ("images", "annotations"), problems)
         names = {}  # id → image name
         for index, entry in enumerate(content["images"]):
             try:
                 names[entry["id"]] = PurePosixPath(entry["file_name"]).name.strip()
             except (KeyError, TypeError):
-                problems.add("malformed entry skipped", f"{annotations.name} image {index}")
+                problems.add("malformed entry skipped", f"{file.name} image {index}")
         for image in sorted(folders.keys() & names.values()):
             problems.add("image in two split files, the first kept", image)
         for index, entry in enumerate(content["annotations"]):
-            where = f"{annotations.name} annotation {index}"
+            where = f"{file.name} annotation {index}"
             try:
                 image = names[entry["image_id"]]
                 caption = Caption(image, entry.get("id"), entry["caption"], where)
