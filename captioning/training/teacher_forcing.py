@@ -4,6 +4,7 @@ self-critical training (`captioning.training.self_critical`)."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -218,25 +219,35 @@ class Training:
                 self._checkpoint.read(self._checkpoint_path(len(history["loss"]))).expect_partial()
         done = len(history.get("loss", []))
         for epoch in range(done, self.epochs):
-            losses = []
+            start, losses = time.perf_counter(), []
+            self._seed_dropout(epoch)
             with tqdm(self.batches(epoch), total=self.steps, desc=f"epoch {epoch + 1}/{self.epochs}") as bar:
                 for images, tokens, weights in bar:
                     losses.append(float(self._step(images, tokens, weights)))
                     bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
-            values = {"loss": float(np.mean(losses)), **self.validate()}
+            values = {"loss": float(np.mean(losses)), **self.validate(), "seconds": time.perf_counter() - start}
             best = max(history.get("val_CIDEr", []), default=-1.0)
             for key, value in values.items():
                 history.setdefault(key, []).append(value)
             self._checkpoint.write(self._checkpoint_path(epoch + 1))
             if values["val_CIDEr"] > best:
                 for i, (model, _) in enumerate(self.models):
-                    model.save_weights(self.folder / f"best{i}.weights.h5")
+                    model.save_weights(self.folder / "new.weights.h5")
+                    (self.folder / "new.weights.h5").replace(self.folder / f"best{i}.weights.h5")
             artifacts.write_bytes(log, json.dumps({"settings": self.settings, "history": history}, indent=1).encode())
             if on_epoch:
                 on_epoch(epoch, values)
         for i, (model, _) in enumerate(self.models):
             model.load_weights(self.folder / f"best{i}.weights.h5")
         return history
+
+    def _seed_dropout(self, epoch: int) -> None:
+        """Dropout depends on seed and epoch only, so that a resumed run does not differ from a whole one."""
+        random = np.random.default_rng([self.seed, epoch, 2])
+        for model, _ in self.models:
+            for layer in model._flatten_layers():
+                if isinstance(layer, keras.layers.Dropout) and layer.seed_generator is not None:
+                    layer.seed_generator.state.assign(random.integers(2**32, size=2, dtype="uint32"))
 
     def _checkpoint_path(self, epochs: int) -> str:
         """One of two files in turn, so that the log always names a complete one."""

@@ -1,0 +1,47 @@
+"""The training log: what is needed to see how a model was made, and to make it again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from captioning import artifacts
+
+LIBRARIES = ("tensorflow", "keras", "numpy", "pillow", "ai-edge-litert", "nltk", "pycocoevalcap")
+
+
+def write_training_log(
+    folder: Path, settings: Mapping[str, object], stages: Mapping[str, Mapping[str, Sequence[float]]]
+) -> None:
+    """Write ``training.json``: settings, versions, git commit, and each epoch of each stage.
+
+    Args:
+        folder: the artifacts folder.
+        settings: what the notebook was run with; values that JSON does not know are written as text.
+        stages: stage → key → one value per epoch, as `Training.run` returns.
+    """
+    log = {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "settings": settings,
+        "stages": {
+            stage: [dict(zip(history, epoch, strict=True)) for epoch in zip(*history.values(), strict=True)]
+            for stage, history in stages.items()
+        },
+    }
+    artifacts.write_bytes(folder / "training.json", (json.dumps(log, indent=1, default=str) + "\n").encode())
+
+
+def _commit() -> str | None:
+    """The commit of the code, with ``-dirty`` if it was changed since; None outside a git repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
