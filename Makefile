@@ -1,33 +1,53 @@
-# make run    sets everything up and serves the app
-# make test   sets everything up and runs the tests
-# make train  sets everything up and trains the model that ships: hours; run it again and it goes on
+# make run    installs what the app needs and serves it; no TensorFlow
+# make test   installs everything and runs all tests
+# make lint   installs everything and runs ruff and mypy
+# make train  installs everything and trains the model that ships; it takes hours and resumes where it stopped
+# make lock   writes the exact versions of requirements*.txt into requirements*.lock
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 DATASET ?= data/flickr8k
 
-run: .venv/app
+PIP_INSTALL = .venv/bin/python -m pip install --quiet --require-hashes
+
+run: .venv/serve
 	.venv/bin/python app.py --host $(HOST) --port $(PORT)
 
 test: .venv/dev
 	sh tests/browser/install-browser.sh
 	.venv/bin/python -m pytest
 
-train: .venv/dev
+lint: .venv/dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+train: .venv/train
 	mkdir -p data
 	for n in 01-data-preparation 02-model-training 03-model-evaluation; do \
 	    .venv/bin/papermill -p DATASET $(DATASET) $$n.ipynb data/$$n.ipynb || exit 1; \
 	done
 
-.venv/app: requirements.txt
+lock: .venv/dev
+	.venv/bin/uv pip compile --quiet requirements-dev.txt -o requirements-dev.lock
+	.venv/bin/uv pip compile --quiet -c requirements-dev.lock requirements.txt -o requirements.lock
+	.venv/bin/uv pip compile --quiet -c requirements-dev.lock requirements-serve.txt -o requirements-serve.lock
+
+.venv/serve: requirements-serve.lock | .venv/bin/python
+	$(PIP_INSTALL) -r $<
+	touch $@
+
+.venv/train: requirements.lock | .venv/bin/python
+	$(PIP_INSTALL) -r $<
+	touch $@ .venv/serve
+
+.venv/dev: requirements-dev.lock | .venv/bin/python
+	$(PIP_INSTALL) -r $<
+	touch $@ .venv/train .venv/serve
+
+.venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -r requirements.txt
-	touch $@
 
-.venv/dev: .venv/app requirements-dev.txt
-	.venv/bin/python -m pip install --quiet -r requirements-dev.txt
-	touch $@
-
-.PHONY: run test train
+.PHONY: run test lint train lock
