@@ -9,15 +9,31 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="session")
 def generator():
     """The model that ships."""
-    from generate_captions import CaptionGenerator
+    from captioning.generator import CaptionGenerator
 
     return CaptionGenerator.load(ROOT / "artifacts")
 
 
 @pytest.fixture(scope="session")
+def image_workers():
+    """The processes that read photos. The apps of all tests share them, because they take half a second to start."""
+    from captioning.image_workers import ImageWorkers
+
+    with ImageWorkers() as workers:
+        yield workers
+
+
+@pytest.fixture
+def shared_image_workers(image_workers, monkeypatch):
+    """`create_app` takes the shared `image_workers`."""
+    monkeypatch.setattr("web.model.ImageWorkers", lambda: image_workers)
+
+
+@pytest.fixture(scope="session")
 def flickr8k():
-    """The real Flickr8k, where there is one."""
-    folder = Path(os.environ.get("FLICKR8K_DIR", ROOT.parent / "shared" / "flickr8k"))
-    if not folder.is_dir():
-        pytest.skip("Flickr8k is not here; set FLICKR8K_DIR to its folder to run this test")
-    return folder
+    """The folder of the real Flickr8k: FLICKR8K_DIR, or data/flickr8k, or one beside this repository."""
+    places = [os.environ.get("FLICKR8K_DIR"), ROOT / "data" / "flickr8k", *ROOT.parent.glob("*/flickr8k")]
+    for folder in filter(None, places):
+        if Path(folder).is_dir():
+            return Path(folder)
+    pytest.skip("the real Flickr8k is not here; set FLICKR8K_DIR to its folder")

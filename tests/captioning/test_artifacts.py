@@ -1,103 +1,168 @@
+"""The artifacts folder: what is missing, damaged, foreign or mixed up is found and named."""
+
 import os
 import pickle
 import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT, picture
 
-from captioning import artifacts
-from captioning.artifacts import SHIPPED, ArtifactError, read_pickle, write_pickle
-from captioning.network.decoder import build_decoder
-from captioning.encoder import Encoder
+from captioning.artifacts import (
+    EXPORTED,
+    HISTORY,
+    KERAS,
+    MANIFEST,
+    SETTINGS,
+    ArtifactError,
+    check_manifest,
+    read_pickle,
+    write_manifest,
+    write_pickle,
+)
+from captioning.generator import CaptionGenerator
 from captioning.text import Tokenizer
-from generate_captions import CaptionGenerator
 
-ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A whole, tiny, untrained model."""
-    folder = tmp_path_factory.mktemp("artifacts")
-    save(folder, ["a dog runs"])
-    return folder
-
-
-def save(folder, captions):
-    tokenizer = Tokenizer.fit(captions, 1)
-    encoder = Encoder("resnet50", image_size=32)
-    decoder = build_decoder("attention", len(tokenizer), encoder.regions, encoder.depth, units=8)
-    config = {"max_length": 5, "length_power": 0.7}
-    artifacts.save(folder, encoder, decoder, tokenizer, {"loss": [1.0]}, config)
+SHIPPED = ROOT / "artifacts"
+SERVING = (*SETTINGS, *EXPORTED)  # what captions need
+TRAINING = (*SETTINGS, *KERAS, HISTORY)  # what training and export need
 
 
 @pytest.fixture
-def folder(saved, tmp_path):
-    shutil.copytree(saved, tmp_path / "artifacts")
-    return tmp_path / "artifacts"
+def serving_folder(tmp_path):
+    """The model that ships, without the Keras models and the history."""
+    folder = tmp_path / "serving"
+    folder.mkdir()
+    for name in (*SERVING, MANIFEST):
+        shutil.copy(SHIPPED / name, folder)
+    return folder
 
 
-def test_saved_and_loaded_it_captions(saved):
-    generator = CaptionGenerator.load(saved)
-    assert generator.config["decoder"] == "attention"
-    assert set(generator.caption(np.zeros((40, 30, 3), "uint8")).text.split()) <= {"a", "dog", "runs"}
+@pytest.fixture
+def training_folder(tmp_path):
+    """A folder with Keras models only. Their content does not matter, because the manifest is checked first."""
+    folder = tmp_path / "training"
+    folder.mkdir()
+    for name in TRAINING:
+        (folder / name).write_bytes(f"content of {name}".encode())
+    write_manifest(folder)
+    return folder
 
 
-@pytest.mark.parametrize("name", [*SHIPPED, "manifest.json"])
-def test_missing_file(folder, name):
-    (folder / name).unlink()
-    with pytest.raises(ArtifactError, match=f"{name}.*missing.*"):
+@pytest.fixture(
+    params=[(f, n) for f, names in (("serving", SERVING), ("training", TRAINING)) for n in names], ids="-".join
+)
+def file(request):
+    """A file of a folder for serving or for training."""
+    kind, name = request.param
+    return request.getfixturevalue(f"{kind}_folder") / name
+
+
+def vouch_for_all(folder):
+    """Write a manifest for the files as they are, also where the folder has no Keras models."""
+    for name in (*KERAS, HISTORY):
+        if not (folder / name).exists():
+            (folder / name).write_bytes(b"")
+    (folder / MANIFEST).unlink()
+    write_manifest(folder)
+
+
+def test_the_shipped_folder_is_complete():
+    assert check_manifest(SHIPPED) is True
+    check_manifest(SHIPPED, for_training=True)
+
+
+def test_a_folder_without_keras_models_captions(serving_folder, generator):
+    assert CaptionGenerator.load(serving_folder).caption(picture()).text == generator.caption(picture()).text
+
+
+def test_missing_file(file):
+    file.unlink()
+    with pytest.raises(ArtifactError, match=f"{file.name} is missing"):
+        CaptionGenerator.load(file.parent)
+
+
+@pytest.mark.parametrize("kind", ["serving", "training"])
+def test_missing_manifest(kind, request):
+    folder = request.getfixturevalue(f"{kind}_folder")
+    (folder / MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match="manifest.json is missing"):
         CaptionGenerator.load(folder)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_cut_file(folder, name):
-    data = (folder / name).read_bytes()
-    (folder / name).write_bytes(data[: len(data) // 2])
-    with pytest.raises(ArtifactError, match=name):
-        CaptionGenerator.load(folder)
+def test_cut_file(file):
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ArtifactError, match=f"{file.name} has .* bytes instead of"):
+        CaptionGenerator.load(file.parent)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_one_flipped_bit(folder, name):
-    data = bytearray((folder / name).read_bytes())
+def test_one_flipped_bit(file):
+    data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
-    (folder / name).write_bytes(data)
+    file.write_bytes(data)
+    with pytest.raises(ArtifactError, match=f"{file.name} is not the file"):
+        CaptionGenerator.load(file.parent)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"config.pkl": 3}'])
+def test_damaged_manifest(training_folder, text):
+    (training_folder / MANIFEST).write_text(text)
+    with pytest.raises(ArtifactError, match="manifest.json is damaged"):
+        CaptionGenerator.load(training_folder)
+
+
+def test_an_exported_model_that_the_manifest_does_not_list(training_folder):
+    for name in EXPORTED:
+        shutil.copy(SHIPPED / name, training_folder)
+    with pytest.raises(ArtifactError, match="encoder.tflite is not listed in manifest.json"):
+        CaptionGenerator.load(training_folder)
+    check_manifest(training_folder, for_training=True)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_exported_model_of_another_keras_model(training_folder, name):
+    for exported in EXPORTED:
+        shutil.copy(SHIPPED / exported, training_folder)
+    write_manifest(training_folder)
+    assert check_manifest(training_folder) is True
+    (training_folder / EXPORTED[name]).write_bytes(b"trained again")
+    write_manifest(training_folder)
+    message = f"{name} was exported from another {EXPORTED[name]}. Export it again: python -m captioning.network.export"
+    with pytest.raises(ArtifactError, match=message):
+        CaptionGenerator.load(training_folder)
+    check_manifest(training_folder, for_training=True)
+
+
+def test_manifest_of_an_incomplete_folder(training_folder):
+    (training_folder / HISTORY).unlink()
+    with pytest.raises(ArtifactError, match="history.pkl is missing"):
+        write_manifest(training_folder)
+
+
+@pytest.mark.parametrize("name", SERVING)
+@pytest.mark.parametrize("content", [b"", b"something else altogether"])
+def test_foreign_file_that_the_manifest_lists(serving_folder, name, content):
+    (serving_folder / name).write_bytes(content)
+    vouch_for_all(serving_folder)
     with pytest.raises(ArtifactError, match=name):
-        CaptionGenerator.load(folder)
+        CaptionGenerator.load(serving_folder)
 
 
-def test_damaged_manifest(folder):
-    for text in ("", "[]", "{", '{"config.pkl": 3}'):
-        (folder / "manifest.json").write_text(text)
-        with pytest.raises(ArtifactError, match="manifest.json"):
-            CaptionGenerator.load(folder)
-
-
-def test_files_of_two_models_mixed(folder, tmp_path):
-    save(tmp_path / "other", ["a black cat sleeps all day"])
-    shutil.copy(tmp_path / "other" / "tokenizer.pkl", folder)
+def test_tokenizer_of_another_model_that_the_manifest_lists(serving_folder):
+    write_pickle(serving_folder / "tokenizer.pkl", Tokenizer.fit(["a black cat sleeps all day"], 1).to_dict())
     with pytest.raises(ArtifactError, match="tokenizer.pkl"):
-        CaptionGenerator.load(folder)
-    artifacts.write_manifest(folder)  # even with a manifest that vouches for the mixture
-    with pytest.raises(ArtifactError, match="different sizes"):
-        CaptionGenerator.load(folder)
-
-
-@pytest.mark.parametrize("name", ["model.keras", "encoder.weights.h5", "tokenizer.pkl", "config.pkl"])
-def test_foreign_file_with_a_manifest_that_vouches_for_it(folder, name):
-    (folder / name).write_bytes(b"something else altogether")
-    artifacts.write_manifest(folder)
-    with pytest.raises(ArtifactError, match=name):
-        CaptionGenerator.load(folder)
+        CaptionGenerator.load(serving_folder)
+    vouch_for_all(serving_folder)
+    with pytest.raises(ArtifactError, match="tokenizer.pkl .* different sizes"):
+        CaptionGenerator.load(serving_folder)
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(ArtifactError, match="nowhere"):
+    with pytest.raises(ArtifactError, match="there is no folder .*nowhere"):
         CaptionGenerator.load(tmp_path / "nowhere")
 
 
@@ -124,8 +189,8 @@ def test_malicious_pickles_are_refused_before_they_run(attack, tmp_path, monkeyp
     assert [p.name for p in tmp_path.iterdir()] == ["evil.pkl"]
 
 
-@pytest.mark.parametrize("protocol", (4, 5))
-def test_builtins_and_arrays_come_back(protocol, tmp_path):
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_builtins_and_arrays_survive(protocol, tmp_path):
     value = {"a": [1, 2.5, "x", None, True, (1,), {3}], "array": np.arange(6, dtype="float16").reshape(2, 3)}
     value["scalar"] = np.float32(3)
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol=protocol))
@@ -156,8 +221,10 @@ for n in range(10**9):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("milliseconds", [1, 7, 20])
 def test_a_killed_writer_leaves_a_whole_file(milliseconds, tmp_path):
+    """Slow: it starts and kills nine processes."""
     path = tmp_path / "state.pkl"
     for _ in range(3):
         with subprocess.Popen([sys.executable, "-c", WRITER, path], cwd=ROOT, stdout=subprocess.PIPE) as writer:

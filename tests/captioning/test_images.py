@@ -1,4 +1,4 @@
-"""Every kind of photo becomes the same upright RGB array; everything else becomes an ImageError."""
+"""Every kind of photo becomes an upright RGB array; anything else is an `ImageError`."""
 
 import io
 import zlib
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from captioning import images
-from captioning.images import ImageError, distort, read_image, resize_image
+from captioning.images import ImageError, augment, open_photo, read_image, resize_image
 
 RED, WHITE = (250, 10, 10), (255, 255, 255)
 
@@ -63,14 +63,14 @@ def test_arrays_of_another_kind(array):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_camera_orientation(format, orientation):
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # orientation → Image.Transpose that a camera's tilt amounts to
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # orientation → the Image.Transpose that undoes it
     stored = picture().transpose(Image.Transpose(undo[orientation])) if orientation > 1 else picture()
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert is_close(read_image(encoded(stored, format, exif=exif)), picture())
 
 
-def test_garbled_camera_note_is_ignored():
+def test_damaged_camera_data_is_ignored():
     assert is_close(read_image(encoded(picture(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")), picture())
 
 
@@ -120,14 +120,22 @@ def test_first_frame(format):
     ("size", "expected"), [((1600, 1200), (300, 400)), ((1600, 700), (350, 800)), ((300, 200), (200, 300))]
 )
 def test_large_jpegs_are_decoded_small(size, expected):
-    """At least twice the size asked for, whatever the proportions; never enlarged."""
+    """To at least twice the requested size, for any proportions; they are never enlarged."""
     data = encoded(picture(size), "JPEG")
     small = read_image(data, min_size=(150, 100))
     assert small.shape[:2] == expected
     assert is_close(small, picture(size).resize(expected[::-1]))
 
 
-def test_callers_image_stays_as_it_was():
+def test_original_size_is_that_of_the_upright_photo():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = open_photo(encoded(picture((1600, 1200)), "JPEG", exif=exif), min_size=(100, 100))
+    assert photo.info["original_size"] == (1200, 1600)
+    assert photo.size == (300, 400)
+
+
+def test_the_image_of_the_caller_does_not_change():
     image = Image.open(io.BytesIO(encoded(picture((1600, 1200)), "JPEG")))
     assert read_image(image, min_size=(100, 100)).shape == (1200, 1600, 3)
     assert image.size == (1600, 1200)
@@ -187,8 +195,8 @@ def test_too_many_pixels_are_refused_by_the_header_alone(size):
         read_image(header)
 
 
-def test_a_distorted_picture_keeps_its_size_and_depends_on_chance_alone():
+def test_an_augmented_picture_keeps_its_size_and_depends_on_the_generator_alone():
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-    first, same, other = (distort(image, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, same, other = (augment(image, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first.shape == image.shape and first.dtype == np.uint8
     assert (first == same).all() and (first != other).any()

@@ -1,0 +1,141 @@
+"""The queue that makes batches."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from helpers import Brightness, grey, keep_busy, picture, wait_until
+
+from captioning.batching import CaptionQueue, QueueFull
+
+
+@pytest.fixture
+def queue():
+    """Make queues, and close them at the end."""
+    queues = []
+
+    def make(generator, **options):
+        queues.append(CaptionQueue(generator, **options))
+        return queues[-1]
+
+    yield make
+    for queue in queues:
+        if isinstance(queue.generator, Brightness):
+            queue.generator.gate.set()
+        queue.close()
+
+
+def test_batches_give_the_same_captions_as_one_by_one(generator, queue):
+    photos = [generator.prepare(picture(n)) for n in range(3)]
+    alone = [generator.caption(photo) for photo in photos]
+    together = queue(generator, max_batch=3, max_wait=5)  # one batch
+    answers = [together.submit(photo) for photo in photos]
+    for answer, expected in zip(answers, alone):
+        assert answer.result(60).text == expected.text
+        assert answer.result().probability == pytest.approx(expected.probability, rel=1e-3)
+
+
+def test_every_thread_gets_its_own_answer_and_batches_grow_with_the_load(queue):
+    generator = Brightness(0.01)
+    captions = queue(generator)
+    with ThreadPoolExecutor(40) as clients:
+        texts = list(clients.map(lambda level: captions.submit(grey(level)).result(20).text, range(200)))
+    assert texts == [str(level) for level in range(200)]
+    assert len(generator.batches) < 60 and max(generator.batches) <= 20
+
+
+@pytest.mark.parametrize(("waiting", "sizes"), [(1, [1]), (3, [3]), (11, [11]), (50, [20, 20, 10])])
+def test_a_batch_is_all_that_waits(waiting, sizes, queue):
+    generator = Brightness()
+    captions = queue(generator, max_wait=0)
+    keep_busy(captions)
+    answers = [captions.submit(grey(n)) for n in range(waiting)]
+    generator.gate.set()
+    assert [answer.result(20).text for answer in answers] == [str(n) for n in range(waiting)]
+    assert generator.batches == [1, *sizes]
+
+
+def test_photos_of_one_batch_have_the_same_options(queue):
+    generator = Brightness()
+    captions = queue(generator, beam_width=3, alternatives=3, max_wait=0)
+    keep_busy(captions)
+    answers = [captions.submit(grey(n), **({"beam_width": 5} if n % 2 else {})) for n in range(7)]
+    generator.gate.set()
+    assert [answer.result(20).text for answer in answers] == [str(n) for n in range(7)]
+    assert generator.batches == [1, 4, 3]
+    assert generator.options[1:] == [(3, 3), (5, 3)]
+
+
+def test_a_batch_has_photos_of_all_groups_that_wait(queue):
+    generator = Brightness()
+    captions = queue(generator, max_batch=2)
+    keep_busy(captions)
+    done = []
+    for n in range(6):
+        captions.submit(grey(n), group="many").add_done_callback(lambda answer: done.append(answer.result().text))
+    captions.submit(grey(100), group="one").add_done_callback(lambda answer: done.append(answer.result().text))
+    generator.gate.set()
+    wait_until(lambda: len(done) == 7)
+    assert "100" in done[:2]
+    assert [text for text in done if text != "100"] == [str(n) for n in range(6)]
+
+
+def test_warm_up_runs_one_photo_and_the_largest_batch(queue):
+    generator = Brightness()
+    queue(generator, max_batch=8).warm_up()
+    assert generator.batches == [1, 8]
+
+
+@pytest.mark.parametrize("option", ["max_batch", "max_waiting"])
+def test_a_queue_without_room_is_refused(option):
+    with pytest.raises(ValueError, match="room for one photo"):
+        CaptionQueue(Brightness(), **{option: 0})
+
+
+def test_full_queue_refuses_at_once(queue):
+    captions = queue(Brightness(), max_waiting=3)
+    keep_busy(captions)
+    answers = [captions.submit(grey()) for _ in range(3)]
+    with pytest.raises(QueueFull):
+        captions.submit(grey())
+    assert captions.full and len(captions) == 3
+    captions.generator.gate.set()
+    assert all(answer.result(20) for answer in answers) and not captions.full
+
+
+def test_a_photo_that_nobody_waits_for_costs_no_batch(queue):
+    captions = queue(Brightness())
+    keep_busy(captions)
+    gone = captions.submit(grey(), gone=lambda: True)
+    captions.submit(grey()).cancel()
+    late = captions.submit(grey())
+    with pytest.raises(TimeoutError):
+        late.result(0.01)
+    late.cancel()
+    last = captions.submit(grey(7))
+    captions.generator.gate.set()
+    assert last.result(20).text == "7"
+    assert gone.cancelled() and captions.generator.batches == [1, 1]
+
+
+def test_a_failed_batch_does_not_stop_the_queue(queue):
+    generator = Brightness()
+    captions = queue(generator)
+    generator.fail = True
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="secret"):
+            captions.submit(grey()).result(20)
+    assert captions.alive and captions.failing and captions.failed == 3
+    generator.fail = False
+    assert captions.submit(grey(9)).result(20).text == "9" and not captions.failing
+
+
+def test_close_finishes_what_waits(queue):
+    captions = queue(Brightness(), max_batch=2)
+    keep_busy(captions)
+    answers = [captions.submit(grey(n)) for n in range(7)]
+    threading.Timer(0.1, captions.generator.gate.set).start()
+    captions.close()
+    assert [answer.result(0).text for answer in answers] == [str(n) for n in range(7)] and not captions.alive
+    with pytest.raises(QueueFull):
+        captions.submit(grey())

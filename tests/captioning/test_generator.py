@@ -1,0 +1,106 @@
+"""Captions of the model that ships."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from helpers import picture
+from PIL import Image
+
+from captioning.generator import CaptionGenerator, ExportedSearch, Hypotheses
+from captioning.images import ImageError
+from captioning.text import Tokenizer
+
+
+@pytest.fixture
+def path(tmp_path):
+    Image.new("RGB", (640, 480), "skyblue").save(tmp_path / "sky.jpg")
+    return tmp_path / "sky.jpg"
+
+
+def test_caption_has_words_probabilities_and_attention(generator, path):
+    caption = generator.caption(path, beam_width=3, alternatives=3)
+    assert caption.text == " ".join(word.text for word in caption.words) != ""
+    assert 0 < caption.probability <= np.prod([word.probability for word in caption.words]) * 1.001
+    assert 0 <= caption.confidence <= 1
+    for word in caption.words:
+        assert word.attention.shape == (7, 7)
+        assert word.attention.sum() == pytest.approx(1, abs=1e-4)
+    texts = [alternative.text for alternative in caption.alternatives]
+    assert len(set(texts)) == 3 and texts[0] == caption.text
+
+
+def test_every_kind_of_photo_gives_the_same_caption(generator, path):
+    image = Image.open(path)
+    expected = generator.caption(path).text
+    with path.open("rb") as file:
+        for photo in (str(path), path.read_bytes(), file, image, np.asarray(image)):
+            assert generator.caption(photo).text == expected
+
+
+def test_batch_gives_what_single_photos_give(generator, path):
+    photos = [picture(1), path, np.full((50, 60, 3), 200, "uint8")]
+    for together, photo in zip(generator.caption_batch(photos), photos):
+        alone = generator.caption(photo)
+        assert together.text == alone.text
+        assert together.probability == pytest.approx(alone.probability, rel=1e-3)
+    assert generator.caption_batch([]) == []
+
+
+@pytest.mark.parametrize("number", [5, 10, 13])
+def test_batches_of_all_sizes_give_what_single_photos_give(generator, number):
+    """The search takes five photos together on each core, and the rest one by one."""
+    photos = [picture(n) for n in range(number)]
+    alone = [generator.caption(photo).text for photo in photos]
+    assert [caption.text for caption in generator.caption_batch(photos)] == alone
+
+
+def test_wrong_arguments(generator, path):
+    with pytest.raises(ImageError):
+        generator.caption(b"no picture")
+    for arguments in ({"beam_width": 0}, {"beam_width": 99}, {"alternatives": 0}, {"alternatives": 11}):
+        with pytest.raises(ValueError, match="between 1 and 10"):
+            generator.caption(path, **arguments)
+
+
+@pytest.mark.parametrize("beam_width", [1, 2, 10])
+def test_every_beam_width(generator, beam_width):
+    caption = generator.caption(picture(), beam_width, alternatives=beam_width)
+    texts = [alternative.text for alternative in caption.alternatives]
+    assert len(set(texts)) == beam_width and caption.text == texts[0]
+
+
+def test_more_alternatives_than_the_beam_width_widen_the_beam(generator):
+    wide = generator.caption(picture(), beam_width=5, alternatives=5)
+    assert [a.text for a in generator.caption(picture(), 2, 5).alternatives] == [a.text for a in wide.alternatives]
+
+
+def test_several_threads_may_use_it(generator):
+    photos = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (40, 50, 3), np.uint8)) for n in range(4)]
+    alone = [generator.caption(photo).text for photo in photos]
+    with ThreadPoolExecutor(4) as threads:
+        assert [caption.text for caption in threads.map(generator.caption, photos * 3)] == alone * 3
+
+
+def test_a_decoder_without_attention_gives_words_without_attention():
+    tokenizer = Tokenizer.fit(["a dog"], 1)
+    tokens = np.array([[[*tokenizer.encode("a dog")[1:], tokenizer.pad]]])
+    log_p = np.log(np.array([[[0.5, 0.8, 0.9, 1.0]]], np.float32))
+    found = Hypotheses(tokens, log_p, None, np.zeros((1, 1)))
+    generator = CaptionGenerator(
+        None, lambda features, width: found, tokenizer, {"grid": (2, 2), "confidence": (0.5, 0.1)}
+    )
+    [caption] = generator.search(np.zeros((1, 4, 6)), beam_width=1)
+    assert caption.text == "a dog" and [word.attention for word in caption.words] == [None, None]
+    assert [word.probability for word in caption.words] == pytest.approx([0.5, 0.8])
+    assert caption.probability == pytest.approx(0.36)
+    assert caption.confidence == pytest.approx(0.5 * 0.36 ** (1 / 3) + 0.1)
+
+
+def test_a_search_keeps_three_beam_widths_in_memory(monkeypatch):
+    loaded = []
+    monkeypatch.setattr("captioning.generator.Model", lambda sources: sources)
+    search = ExportedSearch(lambda width: loaded.append(width) or {1: b""})
+    for width in (1, 2, 3, 1, 4, 1, 2):
+        search.model(width)
+    assert loaded == [1, 2, 3, 4, 2]

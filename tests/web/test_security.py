@@ -1,0 +1,52 @@
+"""Headers, the rate limit and other origins."""
+
+from helpers import picture
+
+from app import create_app
+
+
+def test_all_answers_have_the_security_headers(small_app):
+    client = small_app.test_client()
+    for path in ("/", "/nowhere", "/model/metadata", "/static/page.js"):
+        headers = client.get(path).headers
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+    assert client.get("/").headers["Cache-Control"] == "no-store"
+
+
+def test_rate_limit_for_each_client(make_app):
+    client = make_app(RATE_LIMIT="3 per minute").test_client()
+    codes = [client.post("/model/predict").status_code for _ in range(4)]
+    assert codes == [400, 400, 400, 429]
+    response = client.post("/model/predict")
+    assert response.json["status"] == "error" and "Please wait" in response.json["message"]
+    assert int(response.headers["Retry-After"]) > 0
+    page = client.post("/")
+    assert page.status_code == 429 and 'role="alert"' in page.text
+    assert client.get("/").status_code == 200 and client.get("/health").status_code == 200
+    other = client.post("/model/predict", environ_overrides={"REMOTE_ADDR": "192.0.2.7"})
+    assert other.status_code == 400
+    forged = client.post("/model/predict", headers={"X-Forwarded-For": "192.0.2.8"})
+    assert forged.status_code == 429
+
+
+def test_rate_limit_is_on_by_default(model):
+    assert create_app(generator=model).config["RATE_LIMIT"]
+
+
+def test_rate_limit_for_each_client_behind_a_proxy(make_app, monkeypatch):
+    monkeypatch.setenv("CAPTIONER_PROXIES", "1")
+    client = make_app(RATE_LIMIT="1 per minute").test_client()
+    codes = [client.post("/", headers={"X-Forwarded-For": f"192.0.2.{n}"}).status_code for n in (1, 2, 1)]
+    assert codes == [400, 400, 429]
+
+
+def test_other_origins(make_app, send):
+    friend, stranger = "https://friend.example", "https://stranger.example"
+    closed, opened = make_app(), make_app(ALLOWED_ORIGINS=[friend])
+    assert "Access-Control-Allow-Origin" not in send(closed, picture(), Origin=friend).headers
+    assert "Access-Control-Allow-Origin" not in send(opened, picture(), Origin=stranger).headers
+    assert send(opened, picture(), Origin=friend).headers["Access-Control-Allow-Origin"] == friend
+    asked = opened.test_client().options("/model/predict", headers={"Origin": friend})
+    assert "POST" in asked.headers["Access-Control-Allow-Methods"] and "Origin" in asked.vary

@@ -1,0 +1,143 @@
+"""The real server: many clients, limits, and a stop in the middle of work."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+import waitress.buffers
+from helpers import ROOT, Serving, connect, get, keep_busy, picture, raw_request, upload, wait_until
+
+from web.server import BoundedChannel, bind
+
+
+def test_a_client_that_hangs_up_is_dropped(small_app, model):
+    captions = small_app.extensions["captions"]
+    keep_busy(captions)
+    with Serving(small_app) as (server, address), ThreadPoolExecutor(1) as clients:
+        with connect(address) as impatient:
+            impatient.sendall(raw_request(picture()))
+            wait_until(lambda: len(captions) == 1)
+        wait_until(lambda: not server.active_channels)
+        patient = clients.submit(upload, address)
+        wait_until(lambda: len(captions) == 2)
+        model.gate.set()
+        assert patient.result() == 200
+    assert model.batches == [1, 1]
+
+
+def test_more_clients_than_may_wait(make_app, model):
+    """Each gets 200 or 503, and afterwards the server works as before."""
+    model.seconds = 0.1
+    app = make_app(QUEUE_LENGTH=8, MAX_BATCH=4)
+    with Serving(app) as (_, address), ThreadPoolExecutor(60) as clients:
+        codes = list(clients.map(lambda _: upload(address), range(60)))
+        assert set(codes) == {200, 503} and codes.count(200) >= 8
+        assert upload(address) == 200
+    assert app.extensions["captions"].failed == 0
+
+
+def test_uploads_of_all_connections_together_are_limited(small_app, monkeypatch):
+    monkeypatch.setattr(BoundedChannel, "limit", 2**20)
+    with Serving(small_app) as (server, address), connect(address) as first, connect(address):
+        with suppress(ConnectionError):  # a reset, when the server closes before it has read all
+            first.sendall(raw_request(bytes(2**21))[:-9])
+            wait_until(lambda: not server.active_channels or first.recv(1) == b"")
+        assert upload(address) == 200
+
+
+@pytest.mark.parametrize(("request_", "code"), [
+    (b"POST /model/predict HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n", 413),
+    (b"GET / HTTP/1.1\r\nX: " + b"x" * 2**18 + b"\r\n\r\n", 431),
+    (b"GET / HTTP/1.1\r\nContent-Length: many\r\n\r\n", 400),
+    (b"nonsense\r\n\r\n", 400),
+])  # fmt: skip
+def test_what_waitress_refuses_is_json_too(small_app, request_, code):
+    with Serving(small_app) as (_, address), connect(address) as client:
+        with suppress(ConnectionError):
+            client.sendall(request_)
+        head, body = client.makefile("rb").read().split(b"\r\n\r\n", 1)
+        assert int(head.split()[1]) == code and b"application/json" in head
+        assert json.loads(body)["status"] == "error" and json.loads(body)["message"].endswith(".")
+
+
+def test_large_uploads_stay_in_memory(small_app, monkeypatch):
+    """Neither the server nor the application writes a temporary file."""
+
+    def refuse(*_, **__):
+        raise AssertionError("written to disk")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile", refuse)
+    monkeypatch.setattr("werkzeug.formparser.SpooledTemporaryFile", refuse)
+    monkeypatch.setattr(waitress.buffers, "TempfileBasedBuffer", refuse)
+    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+    body = b"".join(head + picture(n) + bytes(3 * 2**20) + b"\r\n" for n in range(3)) + b"--x--\r\n"
+    with Serving(small_app) as (_, address):
+        url, headers = "http://{}:{}/".format(*address), {"Content-Type": "multipart/form-data; boundary=x"}
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=20) as answer:
+            assert answer.read().count(b'<h2 class="caption">') == 3
+
+
+SLOW_MODEL = """
+import sys
+sys.path[:0] = ["tests", "."]
+from helpers import Brightness
+from app import create_app
+from web import metrics, server
+
+listener = server.bind("127.0.0.1", 0)
+captioner = create_app({"MAX_BATCH": 1}, Brightness(1))
+metrics.log_requests()
+waitress_server = server.make_server(captioner, listener)
+print(listener.getsockname()[1], flush=True)
+server.run(waitress_server, captioner)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_finishes_what_has_begun(number):
+    """Also for a client that keeps its connection: its next photo is refused.
+
+    Slow: three photos of a second each.
+    """
+    command = [sys.executable, "-c", SLOW_MODEL]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        address = "127.0.0.1", int(server.stdout.readline())
+        with connect(address) as idle, ThreadPoolExecutor(3) as clients:
+            served = [clients.submit(upload, address) for _ in range(3)]
+            wait_until(lambda: "captioner_queue_photos 2.0" in get(address, "/metrics"))
+            server.send_signal(number)
+            time.sleep(0.2)
+            idle.sendall(raw_request(picture()))
+            refused = idle.recv(9999)
+            assert refused.startswith(b"HTTP/1.1 503") and b"Retry-After" in refused
+            assert [answer.result() for answer in served] == [200, 200, 200]
+        assert server.wait(10) == 0
+        lines = [json.loads(line) for line in server.stderr if line.startswith("{")]
+        assert [line["status"] for line in lines if line["method"] == "POST"] == [503, 200, 200, 200]
+    with pytest.raises(OSError):
+        socket.create_connection(address)
+
+
+@pytest.mark.slow
+def test_a_killed_server_starts_again():
+    """It leaves no lock and no file behind. Slow: it starts a server."""
+    before = sorted(os.listdir(ROOT))
+    command = [sys.executable, "-c", SLOW_MODEL]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        address = "127.0.0.1", int(server.stdout.readline())
+        with connect(address) as client:
+            client.sendall(raw_request(picture()))
+            time.sleep(0.1)
+            server.kill()
+    bind(*address).close()
+    assert sorted(os.listdir(ROOT)) == before
