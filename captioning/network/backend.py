@@ -19,7 +19,7 @@ def training_precision() -> str:
 def compiled(function: Callable, xla: bool = False) -> Callable:
     """Compile a function of tensors, once for each shape of its arguments.
 
-    ``xla`` takes a second longer to compile and pays for functions of many small steps.
+    ``xla`` takes a second longer to compile and makes functions of many small steps faster.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -35,7 +35,7 @@ def compiled(function: Callable, xla: bool = False) -> Callable:
 
 @contextlib.contextmanager
 def dtype_policy(precision: str):
-    """Layers that are made inside compute in ``precision``."""
+    """Layers that are created inside the block compute in ``precision``."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:

@@ -4,8 +4,8 @@ Teacher forcing and search call a decoder in the same three steps:
 
 - ``start(features, copies)`` → ``memory, state``. The memory stays the same for an image; its last part is the
   `Decoder.word_prior`. Each part of the state is (B, copies, …); the first one, (B, copies, U), predicts the word.
-- ``step(memory, state, words)`` → ``context, attention, state``: one word further, for embedded words (B, C, U),
-  C captions or beams an image.
+- ``step(memory, state, words)`` → ``context, attention, state`` after one more word, for embedded words (B, C, U) of
+  C captions or beams per image.
 - ``logits(memory, hidden, context)`` → (B, N, V), for any N captions or words of an image.
 """
 
@@ -99,7 +99,7 @@ class Decoder(keras.Model):
         return ops.cast(scores, "float32") + ops.cast(self.word_bias, "float32") + memory[-1]
 
     def start(self, features, copies=1, training=False):
-        """Memory and first state for each image, the state repeated ``copies`` times."""
+        """Memory and first state for each image, with the state repeated ``copies`` times."""
         memory, state = self.start_image(features, training)
         return memory, tuple(ops.repeat(s, copies, axis=1) for s in state)
 
@@ -128,7 +128,7 @@ def lstm_step(gates, cell):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class LSTMDecoder(Decoder):
-    """One LSTM that starts from the mean of the regions, as in Show and Tell (Vinyals et al., 2015, arXiv:1411.4555)."""
+    """An LSTM that starts from the mean of the regions, as in Show and Tell (Vinyals et al., 2015, arXiv:1411.4555)."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -17,8 +17,8 @@ from captioning.network.backend import dtype_policy
 
 @dataclass(frozen=True)
 class Network:
-    """A network of `keras.applications`: its module, its class, the image size it was made for (pixels a side), and the
-    first layer that fine-tuning changes."""
+    """A network of `keras.applications`: its module, its class, its usual image size (pixels per side), and the first
+    layer that fine-tuning changes."""
 
     module: str
     builder: str
@@ -41,7 +41,7 @@ class Encoder(keras.Model):
         network: a name from `ENCODERS`.
         weights: ``"imagenet"`` (Keras downloads them), a ``.weights.h5`` file,
             or None for random ones.
-        image_size: pixels a side; the network's own by default.
+        image_size: pixels per side; the network's usual size by default.
         precision: ``"mixed_bfloat16"`` computes in bfloat16 and keeps the weights in float32. With bfloat16
             instructions, training takes two thirds of the time.
 
@@ -85,13 +85,16 @@ class Encoder(keras.Model):
         return self.features(self.backbone, images)
 
     def features(self, backbone, images):
-        """What ``backbone``, or a copy of it, gives for images: (B, R, D) float32."""
+        """The features (B, R, D) float32 of images by ``backbone`` or a copy of it."""
         # Batch normalisation keeps its statistics, also while the weights are fine-tuned.
         maps = backbone(self._preprocess(ops.cast(images, "float32")), training=False)
         return ops.cast(ops.reshape(maps, (-1, self.regions, self.depth)), "float32")
 
     def freeze_first_half(self) -> None:
-        """Fine-tune the later half only, in two thirds of the time. Edges and textures are the same in all photos."""
+        """Keep the first half fixed: its edges and textures are the same in all photos.
+
+        Fine-tuning then takes two thirds of the time.
+        """
         names = [layer.name for layer in self.backbone.layers]
         for layer in self.backbone.layers[: names.index(ENCODERS[self.network].fine_tune_from)]:
             layer.trainable = False
@@ -99,9 +102,8 @@ class Encoder(keras.Model):
     def save(self, path: Path) -> None:
         """Write the backbone's weights, convolutions in float16 and the rest in float32.
 
-        The file is one that ``keras.applications`` reads: half the size, the
-        same output to 0.1 %. Batch normalisation is not halved: small
-        variances do not survive it.
+        ``keras.applications`` can read the file. It has half the size, and the output changes by 0.1 %. Batch
+        normalisation stays in float32, because float16 would lose small variances.
         """
         path = Path(path)
         full = path.with_name("full-" + path.name)
@@ -122,10 +124,10 @@ class Encoder(keras.Model):
 
 
 def fold_batch_normalisation(network: keras.Model) -> keras.Model:
-    """A copy for inference: convolutions do the work of the batch normalisation that follows them.
+    """A copy for inference, with batch normalisation folded into the convolutions before it.
 
     Args:
-        network: a functional model; normalisation in other places stays as it is.
+        network: a functional model. Normalisation in other places is kept.
     """
     makers = {id(layer.output): layer for layer in network.layers}
     uses = Counter(id(x) for layer in network.layers for x in keras.tree.flatten(layer.input))

@@ -27,7 +27,7 @@ from captioning.network.saving import load_model
 from captioning.network.search import beam_search, max_beam_width
 from captioning.text import Tokenizer
 
-# What TensorFlow's converter says of every function: ours have nothing to track.
+# The converter warns about untracked objects for every function. These functions have none.
 logging.getLogger("absl").addFilter(lambda record: "trackable_obj" not in record.getMessage())
 
 
@@ -42,7 +42,8 @@ def export(folder: str | Path) -> None:
     """
     folder = Path(folder)
     encoder, searches = convert_folder(folder)
-    widths = sorted(range(1, MAX_BEAM_WIDTH + 1), key=lambda width: width != DEFAULT_BEAM_WIDTH)  # it loads fastest
+    # The default beam width comes first, because the first one loads fastest.
+    widths = sorted(range(1, MAX_BEAM_WIDTH + 1), key=lambda width: width != DEFAULT_BEAM_WIDTH)
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:xz") as tar:
         for width in tqdm(widths, desc="export", unit="beam width"):
@@ -88,7 +89,8 @@ def convert_search(
 
 
 def quantized_encoder(encoder: Encoder) -> Callable[[np.ndarray], np.ndarray]:
-    """The encoder as it will ship, for feature extraction: the same as a call within 4 %, three times as fast."""
+    """The encoder as it will ship, for feature extraction. Features differ by up to 4 % from
+    those of a call and take a third of the time."""
     return encoder_of(convert_encoder(encoder))
 
 
@@ -104,7 +106,7 @@ def _convert(function: Callable, spec: tf.TensorSpec) -> bytes:
 
 
 def _return_freed_memory() -> None:
-    """Conversion needs a gigabyte for a moment, which glibc keeps unless it is asked."""
+    """Give the memory of a conversion, about a gigabyte, back to the system. glibc would keep it."""
     gc.collect()
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)

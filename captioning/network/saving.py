@@ -17,14 +17,14 @@ from captioning.text import Tokenizer
 def save_model(
     folder: str | Path, encoder: Encoder, decoder: Decoder, tokenizer: Tokenizer, history: dict, config: dict
 ) -> None:
-    """Write all that ships but the exported models, and the manifest last.
+    """Write all files that ship, except the exported models. The manifest comes last.
 
     Models exported from earlier weights are deleted. `captioning.network.export.export` makes new ones.
 
     Args:
-        history: lists with one value an epoch.
-        config: what to remember of the training (data set, minimum count, …). What is needed to rebuild the model and
-            the versions of the libraries are added.
+        history: lists with one value per epoch.
+        config: settings of the training (data set, minimum count, …). The settings of the model and the versions of the
+            libraries are added.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

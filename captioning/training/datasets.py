@@ -30,7 +30,7 @@ _COCO_YEAR = re.compile(r"^COCO_[a-z]+\d{4}_(?=\d{12}\.)")  # COCO_val2014_00000
 
 
 class DatasetError(ValueError):
-    """The folder holds no data set that can be used; the message says what was looked for and found."""
+    """The folder holds no data set that can be used; the message lists the known layouts and what was found."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def load_dataset(folder: str | Path, seed: int = 0) -> Dataset:
 
     Data sets that come without splits are split 80/10/10 by image, the same way for the same `seed`.
     Dirt (missing image, empty caption, duplicate line, stray extension, undecodable bytes, malformed line)
-    is skipped and told in `Dataset.problems`. Captions stay as written, without the white space around them.
+    is skipped and listed in `Dataset.problems`. Captions stay as written, without the white space around them.
 
     Raises:
         DatasetError: no known layout, or not one image that is there, has a caption and belongs to a split.
@@ -125,7 +125,7 @@ def _usable_captions(captions: list[Caption], problems: Problems) -> dict[str, l
 
 
 def _locate(images: Iterable[str], folders: dict, photos: dict, problems: Problems) -> dict[str, Path]:
-    """The file of each image that has one: in the folder its layout tells, else the nearest of that name."""
+    """The file of each image that has one: in the folder that its layout defines, else the nearest of that name."""
     image_paths = {}
     for image in images:
         paths = photos.get(image, [])
@@ -147,7 +147,7 @@ def _draw_splits(images: Iterable[str], seed: int) -> dict[str, list[str]]:
 
 
 def _assign(splits: dict, captions: dict, image_paths: dict[str, Path], problems: Problems) -> dict[str, list[str]]:
-    """The usable images of each split; an image that two splits claim stays in the first."""
+    """The usable images of each split; an image in two splits stays in the first one."""
     images, owner = {split: [] for split in SPLITS}, {}
     for split in SPLITS:
         for image in splits[split]:
@@ -155,7 +155,7 @@ def _assign(splits: dict, captions: dict, image_paths: dict[str, Path], problems
             if image not in captions:
                 problems.add("image in a split but without a usable caption skipped", image)
             elif image not in image_paths:
-                pass  # told already: its file is missing
+                pass  # already listed: its file is missing
             elif photo not in owner:
                 owner[photo] = split
                 images[split].append(image)

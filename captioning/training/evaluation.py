@@ -1,7 +1,7 @@
 """Scores and tables for captions.
 
 BLEU comes from NLTK and from the COCO scorers (``pycocoevalcap``), CIDEr, ROUGE-L and METEOR from the
-COCO scorers. METEOR is a Java program; where it cannot run it is skipped and a warning says so.
+COCO scorers. METEOR is a Java program. Where it cannot run, it is skipped with a warning.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OPENING_QUOTE = re.compile(r"(?<!\S)'(?=\w\w)(?!(?:s|re|ll|ve|tis|twas|em)\b)", 
 def tokenize(caption: str) -> list[str]:
     """Split a caption into the tokens that the COCO scorers count: lower case, without punctuation.
 
-    The pure Python twin of COCO's PTBTokenizer (Java), for captions and references alike: NLTK's Treebank
+    COCO's PTBTokenizer (Java) in Python, for captions and references alike: NLTK's Treebank
     tokenizer and COCO's list of punctuation, and two rules of Stanford's that NLTK lacks: a full stop inside
     the text ends a sentence, a single quote may open a quotation. As in COCO's, brackets stay, as ``-lrb-``.
     Of Flickr8k's 35,000 training and development captions it splits 8 differently.
@@ -55,25 +55,25 @@ def tokenize(caption: str) -> list[str]:
     return [token for token in tokens if token not in PUNCTUATIONS]
 
 
-@lru_cache(maxsize=2**17)  # the references of 25,000 images, which come back every epoch
+@lru_cache(maxsize=2**17)  # the references of 25,000 images, which are needed every epoch
 def tokenized(caption: str) -> str:
     return " ".join(tokenize(caption))
 
 
 def reference_texts(references: Sequence[str] | None) -> list[str]:
-    """References, tokenized; one without a word (".") says nothing and is left out."""
+    """References, tokenized, except those without a word (".")."""
     return [text for reference in references or [] if (text := tokenized(reference))]
 
 
 def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Score one caption an image against all reference captions of that image.
+    """Score one caption per image against all reference captions of that image.
 
     Args:
         captions: image name → caption.
         references: image name → reference captions, for the same images.
 
     Returns:
-        What each key of `COLUMNS` holds; every score is a percentage, and larger is better unless said.
+        What each key of `COLUMNS` holds; every score is a percentage, and larger is better unless stated otherwise.
 
         - ``BLEU-1`` … ``BLEU-4``: n-gram precision with brevity penalty over the corpus (Papineni et al.,
           2002, "BLEU: a method for automatic evaluation of machine translation"), COCO scorer.
@@ -87,9 +87,9 @@ def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequenc
           universal"). Absent, with a warning, where Java does not run.
         - ``ROUGE-L``: longest common subsequence (Lin, 2004, "ROUGE: a package for automatic evaluation of
           summaries").
-        - ``CHAIR-s``, ``CHAIR-i``: objects named that no person named, see `captioning.training.objects.hallucination`;
-          smaller is better. ``repeats``: percentage of captions that say a word twice in a row or two words twice.
-        - ``distinct``: number of different captions. ``mean length``: tokens a caption.
+        - ``CHAIR-s``, ``CHAIR-i``: objects that no reference mentions, see `captioning.training.objects.hallucination`;
+          smaller is better. ``repeats``: percentage of captions with a word twice in a row or a pair of words twice.
+        - ``distinct``: number of different captions. ``mean length``: tokens per caption.
 
     Raises:
         ValueError: an image has no caption or no references; the message names it.
@@ -117,7 +117,7 @@ def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequenc
 
 
 def repeats(words: Sequence[str]) -> bool:
-    """Whether a caption says a word twice in a row, or two words in the same order twice."""
+    """Whether a caption contains a word twice in a row, or a pair of words in the same order twice."""
     pairs = list(zip(words, words[1:]))
     return len(set(pairs)) < len(pairs) or any(a == b for a, b in pairs)
 
@@ -125,31 +125,30 @@ def repeats(words: Sequence[str]) -> bool:
 def agreement(
     captions: Mapping[str, str], references: Mapping[str, Sequence[str]], training: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
-    """How much of each caption people said too: image name → 0 to 1.
+    """How much of each caption people also wrote: image name → 0 to 1.
 
-    The share of its words that are in one of the reference captions, each counted by how much it tells: the
-    logarithm of how few images of ``training`` (image name → captions) have it in their captions.
+    This is the share of its words that occur in a reference caption. Words are weighted by their inverse document
+    frequency in ``training`` (image name → captions).
     """
     counts = Counter(word for texts in training.values() for word in set(" ".join(reference_texts(texts)).split()))
     hypotheses, truths = _pairs(captions, references)
     result = {}
     for name, [caption] in hypotheses.items():
-        words, said = caption.split(), set(" ".join(truths[name]).split())
-        tells = {word: math.log((len(training) + 1) / max(counts[word], 1)) for word in words}
-        result[name] = sum(tells[word] for word in words if word in said) / (sum(tells[word] for word in words) or 1)
+        words, written = caption.split(), set(" ".join(truths[name]).split())
+        weights = [math.log((len(training) + 1) / max(counts[word], 1)) for word in words]
+        agreed = sum(weight for word, weight in zip(words, weights, strict=True) if word in written)
+        result[name] = agreed / (sum(weights) or 1)
     return result
 
 
 def calibration_error(confidence: Sequence[float], truth: Sequence[float], bins: int = 10) -> float:
     """Expected calibration error: mean distance of confidence and truth over bins of equally many captions
     (Nixon et al., 2019, "Measuring calibration in deep learning", arXiv:1904.01685)."""
-    return sum(
-        len(told) * abs(told.mean() - true.mean()) for told, true in calibration_bins(confidence, truth, bins)
-    ) / len(truth)
+    return sum(len(c) * abs(c.mean() - t.mean()) for c, t in calibration_bins(confidence, truth, bins)) / len(truth)
 
 
 def cider(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> float:
-    """CIDEr alone (see `score_captions`), in percent: a second for 1,000 images, to choose the best epoch."""
+    """CIDEr alone (see `score_captions`), in percent, to choose the best epoch. It takes a second for 1,000 images."""
     hypotheses, truths = _pairs(captions, references)
     return 100 * float(Cider().compute_score(truths, hypotheses)[0])
 
@@ -162,7 +161,7 @@ def per_image_cider(captions: Mapping[str, str], references: Mapping[str, Sequen
 
 
 def score_table(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    """Scores of several settings ("greedy", "beam 3", …), one a row, two decimals; METEOR may say "skipped"."""
+    """Scores of several settings ("greedy", "beam 3", …), one per row, two decimals. A missing METEOR is "skipped"."""
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=COLUMNS).round(2)
     table["distinct"] = table["distinct"].astype("Int64")
     if table["METEOR"].isna().any():

@@ -18,9 +18,9 @@ from captioning.network.export import quantized_encoder
 
 
 def read_batches(paths: Mapping[str, Path], size: int, batch_size: int) -> Iterator[tuple[list, np.ndarray, dict]]:
-    """Read pictures on other threads, a few batches ahead of whoever uses them.
+    """Read pictures on other threads, a few batches ahead of their use.
 
-    Yields (names, uint8 (B, size, size, 3), {name of an unreadable picture: why}).
+    Yields (names, uint8 (B, size, size, 3), {name of an unreadable picture: reason}).
     """
 
     def read(item):
@@ -74,9 +74,7 @@ def load_features(path: Path) -> Features:
         array = np.load(path.with_name(index["array"]), mmap_mode="r", allow_pickle=False)
         return Features(array, index["rows"], index["failed"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise artifacts.ArtifactError(
-            f"{path} does not fit the array beside it ({error}): run notebook 01 again"
-        ) from None
+        raise artifacts.ArtifactError(f"{path} does not fit its array ({error}): run notebook 01 again") from None
 
 
 def extract_features(
@@ -85,16 +83,14 @@ def extract_features(
     """Encode every picture once and keep the result beside ``path``.
 
     Args:
-        encoder: the encoder; its weights are part of what a later run checks.
+        encoder: the encoder. A later run checks that its weights are the same.
         image_paths: image name → file.
-        path: ``…/features.pkl``; the array goes beside it as ``features.npy``,
-            float16 (N, R, D), written through a memory map, so memory stays small.
-        view: 0 is the photo as it is; any other number a random augmentation of it (`captioning.images.augment`), another
-            for each number.
+        path: ``…/features.pkl``. The array is ``features.npy`` beside it: float16 (N, R, D), memory-mapped, so that it
+            may be larger than memory.
+        view: 0 for the photo itself, or the seed of a random augmentation (`captioning.images.augment`).
 
-    An interrupted run goes on where it stopped, and a finished one is not
-    repeated, as long as the pictures and the encoder are the same. A picture
-    that cannot be read is reported in ``Features.failed`` and left out.
+    An interrupted run continues where it stopped, and a finished one is not repeated, as long as pictures and encoder
+    are the same. A picture that cannot be read is left out and listed in ``Features.failed``.
     """
     path = Path(path)
     array_path = path.with_suffix(".npy")

@@ -1,4 +1,4 @@
-"""Figures: how training went, and what the model looked at.
+"""Figures: training curves, attention, calibration, captions.
 
 They are plain ``matplotlib.figure.Figure`` objects; ``%matplotlib inline`` lets a notebook show them.
 """
@@ -31,12 +31,12 @@ def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def plot_attention(image: np.ndarray, words: Sequence[str], maps: Sequence[np.ndarray] | None) -> Figure:
-    """The photo, then for each word the photo with light where the decoder looked before that word.
+    """The photo, then for each word the photo, brightest where the attention for that word is greatest.
 
     Args:
         image: (H, W, 3) uint8.
         words: the caption.
-        maps: one attention map (7, 7) a word, or None for a decoder without attention: then the photo alone.
+        maps: one attention map (7, 7) per word, or None for a decoder without attention, which shows the photo alone.
     """
     spotlight = LinearSegmentedColormap.from_list("spotlight", [(0, 0, 0, 0.7), (0, 0, 0, 0)])
     panels = [(" ".join(words), None)] + (list(zip(words, maps, strict=True)) if maps is not None else [])
@@ -58,13 +58,13 @@ def calibration_bins(confidence: Sequence[float], truth: Sequence[float], bins: 
 
 
 def plot_reliability(confidence: Sequence[float], truth: Sequence[float], bins: int = 10) -> Figure:
-    """What the model was sure of against what came true, in bins of equally many captions; the diagonal is perfect."""
+    """The mean of ``truth`` over that of ``confidence``, in bins of equal size. The diagonal is perfect."""
     figure = Figure(figsize=(4.5, 4.2), layout="constrained")
     axes = figure.add_subplot(
         xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="agreement with people", aspect="equal"
     )
     axes.plot([0, 1], [0, 1], color="gray", linestyle="dotted")
-    means = [(told.mean(), true.mean()) for told, true in calibration_bins(confidence, truth, bins)]
+    means = [(c.mean(), t.mean()) for c, t in calibration_bins(confidence, truth, bins)]
     axes.plot(*zip(*means), marker="o")
     return figure
 

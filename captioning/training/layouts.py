@@ -14,14 +14,14 @@ SPLITS = ("train", "validation", "test")
 
 LAYOUTS = """\
 - Flickr8k as distributed: photos in Flicker8k_Dataset/; Flickr8k.token.txt, Flickr_8k.trainImages.txt,
-  Flickr_8k.devImages.txt and Flickr_8k.testImages.txt in Flickr8k_text/ or beside it
+  Flickr_8k.devImages.txt and Flickr_8k.testImages.txt in Flickr8k_text/ or in the folder itself
 - Flickr8k from Kaggle: photos in Images/; captions.txt (image,caption)
 - Flickr30k from Kaggle: photos in flickr30k_images/; results.csv (image_name| comment_number| comment)
 - COCO: photos in train2014/, val2014/, train2017/, val2017/, also under images/; annotations/captions_*.json
 - Karpathy's splits of any of them: dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json"""
 
 
-_TEXT_FOLDERS = ("", "Flickr8k_text", "flickr30k_images", "annotations")  # where caption files are looked for
+_TEXT_FOLDERS = ("", "Flickr8k_text", "flickr30k_images", "annotations")  # that may hold the caption files
 _FLICKR8K_SPLIT_FILES = dict(
     zip(SPLITS, (f"Flickr_8k.{part}Images.txt" for part in ("train", "dev", "test")), strict=True)
 )
@@ -30,7 +30,7 @@ _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "validation", "
 
 class Caption(NamedTuple):
     image: str
-    number: object  # what tells two captions of one image apart, None if the layout has no such thing
+    number: object  # distinguishes captions of one image; None if the layout has no numbers
     text: str
     where: str  # for people: file and line
 
@@ -39,7 +39,7 @@ class Source(NamedTuple):
     name: str
     captions: list[Caption]
     splits: dict[str, list[str]] | None  # None: the layout has no splits
-    folders: Mapping[str, str] = MappingProxyType({})  # image → name of its folder, where the layout tells
+    folders: Mapping[str, str] = MappingProxyType({})  # image → name of its folder, if the layout defines it
 
 
 def _read_karpathy(folder: Path, path: Path, problems: Problems) -> Source:
@@ -76,7 +76,7 @@ def _read_flickr8k(folder: Path, path: Path, problems: Problems) -> Source:
 
 
 def _read_kaggle_flickr8k(folder: Path, path: Path, problems: Problems) -> Source:
-    def parse(line: str) -> tuple:  # a line at a time, so that a quote left open cannot swallow the lines after it
+    def parse(line: str) -> tuple:  # single lines, so that an unclosed quote cannot affect the next ones
         image, text = next(csv.reader([line], strict=True))
         return image, None, text
 
@@ -124,7 +124,7 @@ def _read_coco(folder: Path, path: Path, problems: Problems) -> Source:
     return Source("coco", captions, splits, folders)
 
 
-READERS = {  # a file that tells the layout → its reader; the first that gives usable images decides
+READERS = {  # a file that identifies the layout → its reader; the first one with usable images is taken
     "dataset_flickr8k.json": _read_karpathy,
     "dataset_flickr30k.json": _read_karpathy,
     "dataset_coco.json": _read_karpathy,

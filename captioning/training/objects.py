@@ -1,7 +1,7 @@
-"""Which objects a caption names that nobody else saw: hallucination, measured as CHAIR does.
+"""Objects that a caption names and no reference mentions: hallucination, measured by CHAIR.
 
-Rohrbach et al., 2018, "Object hallucination in image captioning", arXiv:1809.02156. Theirs are the 80 objects of COCO;
-ours are those that Flickr8k's training captions name often, one a line, each with the words that mean it.
+Rohrbach et al., 2018, "Object hallucination in image captioning", arXiv:1809.02156. They use
+COCO's 80 objects. This list has the objects that Flickr8k's training captions often name, one per line with its words.
 """
 
 from __future__ import annotations
@@ -94,16 +94,17 @@ def hallucination(captions: Mapping[str, str], references: Mapping[str, Sequence
         references: image name → reference captions of the same images, likewise.
 
     Returns:
-        Percentages, smaller is better: ``CHAIR-s`` of the captions name such an object; ``CHAIR-i`` of all objects
-        named are such. A word with two meanings ("board") is right if one of them is.
+        Percentages, smaller is better: ``CHAIR-s`` of the captions that name such an object, ``CHAIR-i`` of the named
+        objects that are such. A word with two meanings ("board") is right if one of them is.
 
     >>> hallucination({"1.jpg": "a dog with a ball"}, {"1.jpg": ["a puppy runs", "the dog has a stick"]})
     {'CHAIR-s': 100.0, 'CHAIR-i': 50.0}
     """
     named = wrong = captions_wrong = 0
     for name, caption in captions.items():
-        seen = {meaning for text in references[name] for word in text.split() for meaning in MEANINGS.get(word, ())}
+        words = " ".join(references[name]).split()
+        mentioned = {meaning for word in words for meaning in MEANINGS.get(word, ())}
         objects = {frozenset(MEANINGS[word]) for word in caption.split() if word in MEANINGS}
-        invented = sum(not meanings & seen for meanings in objects)
+        invented = sum(not meanings & mentioned for meanings in objects)
         named, wrong, captions_wrong = named + len(objects), wrong + invented, captions_wrong + (invented > 0)
     return {"CHAIR-s": 100 * captions_wrong / max(len(captions), 1), "CHAIR-i": 100 * wrong / max(named, 1)}

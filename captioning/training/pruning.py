@@ -9,10 +9,10 @@ from captioning.network.decoder import AttentionDecoder, build_decoder
 
 
 def prune(decoder: AttentionDecoder, units: int, features: np.ndarray, tokens: np.ndarray) -> AttentionDecoder:
-    """A copy of ``decoder`` with ``units`` in place of its U; `Distillation` recovers the scores that it loses.
+    """A copy of ``decoder`` with fewer units. Train it with `Distillation` afterwards, to recover its scores.
 
-    In each group of units, those stay that contribute most to the layers that read them (variance times squared
-    weights). The weights of those layers are then refitted by least squares, so that their inputs change little: channel
+    Each group of units keeps those that contribute most to the layers that read them (variance times squared weights).
+    The weights of those layers are then refitted by least squares, so that their inputs change little. This is channel
     pruning (He et al., 2017, arXiv:1707.06168) for an LSTM.
 
     Args:
@@ -64,7 +64,7 @@ def prune(decoder: AttentionDecoder, units: int, features: np.ndarray, tokens: n
     from_hidden = [refit("hidden", hidden, w) for w in (gates[2 * U :], attention_lstm[U : 2 * U], output[:U])]
     from_words = refit("words", words, attention_lstm[:U])
 
-    # Distillation overfits less than teacher forcing, so that little dropout is enough.
+    # Distillation overfits less than teacher forcing, so little dropout is enough.
     settings = decoder.settings | {"units": units, "dropout": 0.1, "input_dropout": 0.05}
     narrow = build_decoder(decoder.name, precision=decoder.dtype_policy.name, **settings)
     narrow.embedding.set_weights([embedding[:, words]])

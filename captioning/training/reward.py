@@ -13,19 +13,19 @@ from captioning.training.evaluation import reference_texts, tokenized
 
 
 class CaptionReward:
-    """CIDEr of sampled captions, and BLEU if asked for, fast: the reward of self-critical training.
+    """A fast reward for self-critical training: CIDEr of sampled captions, and BLEU if wanted.
 
-    CIDEr is what the COCO scorer gives an image (before the × 100 of `score_captions`; a human caption gets
-    about 0.8), but the document frequencies are those of the training references, counted once.
+    CIDEr is that of the COCO scorer for one image (not × 100; a human caption gets about 0.8), with the document
+    frequencies of the training references, counted once.
     Rennie et al., 2017, "Self-critical sequence training for image captioning".
 
     Args:
         references: image name → reference captions, of the training split.
         end_token: count the end of a caption as a word, in the references too. Without it, self-critical
-            training learns captions that break off ("a man with a"), because an ending earns nothing.
-        brevity_penalty: multiply by BLEU's, against one word less than the references have on average. CIDEr alone
-            is content with captions two words shorter than people's.
-        bleu: how many times to add the sentence's BLEU-1 + … + BLEU-4 (COCO scorer). They count every word, CIDEr the
+            training produces captions without an ending ("a man with a"), because an ending earns nothing.
+        brevity_penalty: multiply by BLEU's brevity penalty, against the mean length of the references minus one.
+            CIDEr alone makes captions two words shorter than people's.
+        bleu: weight of the sentence's BLEU-1 + … + BLEU-4 (COCO scorer), which counts all words alike. CIDEr favours
             rare ones.
 
     >>> reward = CaptionReward({"dog.jpg": ["a dog runs"], "cat.jpg": ["a cat sleeps"]})
@@ -56,7 +56,7 @@ class CaptionReward:
         }
 
     def reward(self, image_names: Sequence[str], captions: Sequence[str]) -> np.ndarray:
-        """Rewards (N,) float32 of N captions, each for the image named at its place; an image may come often.
+        """Rewards (N,) float32 of N captions, one for each pair of image and caption. An image may occur several times.
 
         Raises:
             ValueError: an image has no references; the message names it.
@@ -74,7 +74,7 @@ class CaptionReward:
         return precook(text + self._end)
 
     def _norms(self, counts: dict[tuple, int]) -> tuple[list[float], int]:
-        """Lengths of the tf-idf vectors, one an n-gram order, and the caption's length as COCO counts it: bigrams."""
+        """Lengths of the tf-idf vectors, one per n-gram order, and the caption's length in bigrams, as in COCO's."""
         squares = [0.0] * 4
         for ngram, tf in counts.items():
             squares[len(ngram) - 1] += (tf * self._idf.get(ngram, self._unseen)) ** 2

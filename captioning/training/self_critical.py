@@ -1,4 +1,4 @@
-"""Self-critical training, and the length of captions, which it shortens."""
+"""Self-critical training, and a correction of the captions' length, which it shortens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SelfCriticalTraining(Training):
 
     Args: as for `Training`, and
 
-        samples: captions an image.
+        samples: captions per image.
         temperature: of sampling. After label smoothing it must be below 1: at 1 every tenth word would be arbitrary.
     """
 
@@ -63,13 +63,13 @@ class SelfCriticalTraining(Training):
 def match_length(
     decoder: Decoder, tokenizer: Tokenizer, features: Features, captions: Captions, beam_width: int = 3
 ) -> float:
-    """Lower the score of the end token until captions are at most a word shorter than people's, on average.
+    """Lower the score of the end token until captions are on average at most one word shorter than people's.
 
     CIDEr and the word prior make captions short. The score is lowered in steps of 0.1, by 2 at most.
 
     Args:
         features: of the validation images.
-        captions: people's; of each, `MAX_LENGTH` words count.
+        captions: people's. Only their first `MAX_LENGTH` words count.
 
     Returns the mean number of words of the decoder's captions afterwards.
     """

@@ -1,5 +1,7 @@
-"""Training by teacher forcing, of the decoder alone or with the encoder, and distillation. `Training` is also the loop of
-self-critical training (`captioning.training.self_critical`)."""
+"""Training by teacher forcing, of the decoder alone or with the encoder, and distillation.
+
+`Training` is also the loop of self-critical training (`captioning.training.self_critical`).
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,7 @@ class Training:
         decoder, tokenizer: what is trained, and how captions become ids.
         train, validation: image name → captions.
         folder: for checkpoints and the log. A run continues after the last finished epoch in this folder, if settings
-            and first weights are the same. Otherwise it starts anew.
+            and first weights are the same. Otherwise it starts from the beginning.
         features: image name → (R, D) of every image, for training on features; or None.
         views: features of augmented training images. At each step an image is one of these or the original.
         encoder, image_paths: to fine-tune the encoder too, on augmented pictures.
@@ -189,7 +191,7 @@ class Training:
         return (tokens[..., 1:] != self.tokenizer.pad).astype("float32")
 
     def validate(self) -> dict[str, float]:
-        """Cross-entropy a word on the validation captions, and CIDEr of greedy captions."""
+        """Cross-entropy per word on the validation captions, and CIDEr of greedy captions."""
         if self.encoder:
             features = {}
             paths = {n: self.image_paths[n] for n in self.validation}
@@ -209,7 +211,7 @@ class Training:
         return {"val_loss": float(np.mean(losses)), "val_CIDEr": cider(self.captions, self.validation)}
 
     def run(self, on_epoch: Callable[[int, dict], None] | None = None) -> dict[str, list[float]]:
-        """Train to the end, from the last checkpoint if there is one; returns lists with one value an epoch."""
+        """Train to the end, from the last checkpoint if there is one. Returns lists with one value per epoch."""
         log = self.folder / "log.json"
         history: dict[str, list[float]] = {}
         if log.exists():

@@ -1,7 +1,7 @@
-"""The word prior: which words a photo calls for, by ridge regression from the mean of its regions.
+"""The word prior: which words fit a photo as a whole, by ridge regression from the mean of its regions.
 
-The decoder adds the prior to its word scores. It generalises better than the decoder's own choice of words, which is
-partly learned by heart. Words predicted from the photo were first given to a language model by Fang et al., 2015,
+The decoder adds the prior to its word scores. The prior generalises better than the decoder, which has memorised much
+of its training photos. Words predicted from the photo were first given to a language model by Fang et al., 2015,
 arXiv:1411.4952, and Wu et al., 2016, arXiv:1506.01144.
 """
 
