@@ -109,13 +109,25 @@ class Server:
 
     @property
     def memory(self) -> int:
-        """Resident megabytes (Linux)."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) // 1024
+        """Resident megabytes of the server (Linux)."""
+        return resident(self.process.pid)
 
-    def load(self, clients: int, photo: bytes, duration: float) -> tuple[list[float], list[int], float]:
-        """Clients that send photo after photo; returns the seconds of each answer, its status, and all the time."""
-        body = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + photo + b"\r\n--x--\r\n"
+    @property
+    def worker_memory(self) -> int:
+        """Resident megabytes of the processes that read photos (Linux)."""
+        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return sum(resident(int(pid)) for path in children for pid in path.read_text().split())
+
+    def load(
+        self, clients: int, photo: bytes, duration: float, photos: int = 1
+    ) -> tuple[list[float], list[int], float]:
+        """Clients that send request after request, each with so many photos.
+
+        Returns the seconds of each answer, its status, and the seconds of it all.
+        """
+        path = "/model/predict" if photos == 1 else "/api/captions"
+        part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + photo + b"\r\n"
+        body = part * photos + b"--x--\r\n"
         times, codes, start = [], [], time.perf_counter()
 
         def client():
@@ -124,7 +136,7 @@ class Server:
                 sent = time.perf_counter()
                 try:
                     headers = {"Content-Type": "multipart/form-data; boundary=x"}
-                    connection.request("POST", "/model/predict", body, headers)
+                    connection.request("POST", path, body, headers)
                     answer = connection.getresponse()
                     answer.read()
                     code = answer.status
@@ -142,6 +154,21 @@ class Server:
         for thread in threads:
             thread.join()
         return times, codes, time.perf_counter() - start
+
+
+def resident(pid: int) -> int:
+    """Resident megabytes of a process (Linux)."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) // 1024
+
+
+def first_caption(photo: bytes) -> float:
+    """Seconds of `generate_captions.py one.jpg`."""
+    with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
+        file.write(photo)
+        file.flush()
+        start = time.perf_counter()
+        subprocess.run([sys.executable, ROOT / "generate_captions.py", file.name], check=True, capture_output=True)
+        return time.perf_counter() - start
 
 
 def machine() -> str:
@@ -198,9 +225,11 @@ def main():
     rows.append((f"a folder of {BULK} photos, beam 3", f"{bulk:.1f} photos/s", f"{ratios[best]:.2f} of encoder alone"))
 
     with Server() as server:
-        rows.append(("server: start to first caption", f"{server.start_up:.1f} s", ""))
-        server.load(1, photo, 2)
-        rows.append(("server: memory", f"{server.memory} MB", ""))
+        command = statistics.median(first_caption(photo) for _ in range(3))
+        rows.append(("command line: start to the caption of one photo", f"{command:.1f} s", ""))
+        rows.append(("server: start to ready", f"{server.start_up:.1f} s", ""))
+        memory = f"{server.memory} + {server.worker_memory} MB"
+        rows.append(("server: memory when ready, and of the processes that read photos", memory, ""))
         rounds, one_client = [], []
         for _ in range(ROUNDS):  # turn by turn, as above
             alone = seconds(encode, photos[:1], repeat=30)
@@ -232,6 +261,19 @@ def main():
             rows.append((what, figures + errors, f"{throughput / bulk:.2f} of the folder"))
         growth = 100 * (server.memory / memory - 1)
         rows.append((f"server: memory after {duration:.0f} s of 50 clients", f"{server.memory} MB", f"{growth:+.1f} %"))
+        idle = np.percentile(server.load(1, photo, duration / 12)[0], 95)
+        crowd = threading.Thread(target=server.load, args=(1, photo, duration / 6, 20))
+        crowd.start()
+        p95 = np.percentile(server.load(1, photo, duration / 6 - 1)[0], 95)
+        crowd.join()
+        batch = np.percentile(server.load(1, photo, duration / 12, 20)[0], 95)
+        rows.append(
+            (
+                "server, 1 client with one photo beside one with 20: p95",
+                f"{1000 * p95:.0f} ms",
+                f"idle p95: {1000 * idle:.0f} ms; 20 photos alone: {1000 * batch:.0f} ms",
+            )
+        )
         times, codes, _ = server.load(300, photo, 0)
         answers = ", ".join(f"{codes.count(code)} × {code}" for code in sorted(set(codes)))
         rows.append(("server, 300 clients at once: answers; slowest", f"{answers}; {max(times):.1f} s", ""))
