@@ -6,6 +6,6 @@
 
 Imports go one way: ``training`` → ``network`` → the modules here.
 
-Shapes in docstrings: B batch, C captions an image, K beams, T words, R regions,
+Shapes in docstrings: B batch, C captions per image, K beams, T words, R regions,
 D feature depth, U decoder units, V vocabulary.
 """

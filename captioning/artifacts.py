@@ -19,7 +19,7 @@ EXPORTED = {"encoder.tflite": "encoder.weights.h5", "search.tar.xz": "model.kera
 MANIFEST = "manifest.json"
 REMEDY = "get a fresh copy of the folder (git checkout artifacts) or run notebooks 01 and 02 again"
 
-# What NumPy's arrays and scalars need to be unpickled. None of these can call anything else.
+# Needed to unpickle NumPy's arrays and scalars. None of these can call anything else.
 ALLOWED = {
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
@@ -46,10 +46,10 @@ class _Unpickler(pickle.Unpickler):
 def read_pickle(path: str | Path) -> Any:
     """Read a pickle of builtins and NumPy arrays.
 
-    Anything else in it, such as a function to call, is refused before it runs.
+    Anything else, such as a function call, is refused before it runs.
 
     Raises:
-        ArtifactError: whatever goes wrong; the message names the file.
+        ArtifactError: the file cannot be read; the message names it.
     """
     path = Path(path)
     try:
@@ -62,12 +62,12 @@ def read_pickle(path: str | Path) -> Any:
 
 
 def write_pickle(path: str | Path, value: Any) -> None:
-    """Write builtins and NumPy arrays, in one step."""
+    """Write builtins and NumPy arrays to a file, which is replaced as a whole."""
     write_bytes(path, pickle.dumps(value, protocol=4))
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file in one step."""
+    """Write a file, which is replaced as a whole."""
     with replace_file(path, "wb") as file:
         file.write(data)
 
@@ -149,7 +149,7 @@ def check_manifest(folder: str | Path, for_training: bool = False) -> bool:
         if path.stat().st_size != size:
             raise ArtifactError(f"{path} has {path.stat().st_size} bytes instead of {size}: {REMEDY}")
         if sha256(path) != checksum:
-            raise ArtifactError(f"{path} is not the file that was trained with the others: {REMEDY}")
+            raise ArtifactError(f"{path} does not match its checksum in {MANIFEST}: {REMEDY}")
         source = EXPORTED.get(name)
         if source in entries and entries[source][1] != source_checksum:
             raise ArtifactError(

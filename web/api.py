@@ -1,7 +1,4 @@
-"""The API.
-
-`/model/…` is the contract of IBM's MAX Image Caption Generator. `/api/…` is richer.
-"""
+"""The API: `/model/…` follows IBM's MAX Image Caption Generator, `/api/…` offers more."""
 
 import importlib.util
 import threading
@@ -21,7 +18,7 @@ from web.uploads import IMAGE_STATUS, Options, enqueue, read, refuse_busy, sever
 
 SWAGGER = Path(importlib.util.find_spec("flask_openapi_swagger").origin).parent / "templates" / "swagger"
 STRIP_SIDE = 448  # pixels of the longer side of the photo in an attention strip
-strips = threading.Semaphore(8)  # attention strips that are drawn or wait
+strips = threading.Semaphore(8)  # limits how many attention strips are drawn at a time
 
 PROBLEMS = dict.fromkeys((400, 413, 415, 422, 429, 500, 503), Problem)
 PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
@@ -40,7 +37,7 @@ def add_api(app: OpenAPI) -> None:
 def predict(form: OnePhoto):
     """Caption one photo
 
-    The contract of IBM's MAX Image Caption Generator.
+    Compatible with IBM's MAX Image Caption Generator.
     """
     files = uploads()
     if len(files) != 1:
@@ -73,8 +70,8 @@ def metadata():
 def captions(query: CaptionOptions, form: Photos):
     """Caption several photos
 
-    A photo that cannot be read has an `error` in place of its caption; the others are captioned all the same. Only if
-    none can be read, the answer is an error.
+    A photo that cannot be read has an `error` instead of a caption. The answer as a whole is an error only if no photo
+    can be read.
     """
     files = several_uploads()
     if not files:
@@ -118,7 +115,7 @@ def describe(choice: Caption, attention: bool) -> dict:
 def attention(form: AttentionForm):
     """Draw the attention
 
-    The photo, then for each word the photo with its attention, as a PNG picture.
+    A PNG picture of the photo and, for each word, of the photo with the attention of this word.
     """
     if len(files := uploads()) != 1:
         abort(400, _("Send one photo in the multipart field 'image'."))

@@ -25,7 +25,7 @@ def show_error(error: HTTPException):
     }  # fmt: skip
     is_specific = error.description != type(error).description and error.code != 429  # set where it was raised
     message = error.description if is_specific else messages.get(error.code or 500, error.description)
-    response = error.get_response()  # with the headers that belong to it, such as Allow
+    response = error.get_response()  # with its headers, such as Allow
     if request.path.split("/")[1] in API_PATHS:
         response.data = jsonify(status="error", message=message).data
         response.content_type = "application/json"

@@ -40,7 +40,7 @@ def make_queue(app: Flask, generator: CaptionGenerator) -> CaptionQueue:
 def load_queue(app: Flask) -> CaptionQueue:
     """Load the model in ``ARTIFACTS_DIR`` and run it once.
 
-    If the folder is a symbolic link, the model keeps to the folder behind it, whatever the link is changed to.
+    If the folder is a symbolic link, the model uses the folder that it points to now, even if the link changes later.
     """
     captions = make_queue(app, CaptionGenerator.load(Path(app.config["ARTIFACTS_DIR"]).resolve()))
     try:
@@ -52,7 +52,7 @@ def load_queue(app: Flask) -> CaptionQueue:
 
 
 def reload_in_background(app: Flask) -> threading.Event:
-    """Start the thread that reloads the model whenever the event is set that is returned."""
+    """Start a thread that reloads the model whenever the returned event is set."""
     wanted = threading.Event()
 
     def work():
@@ -65,9 +65,9 @@ def reload_in_background(app: Flask) -> threading.Event:
 
 
 def reload_model(app: Flask) -> None:
-    """Load the model in ``ARTIFACTS_DIR`` again and let it caption the photos that come from then on.
+    """Load the model in ``ARTIFACTS_DIR`` again and use it for all later photos.
 
-    Meanwhile the old model serves; it stays if the new one cannot be loaded or fails to caption.
+    The old model serves until then. It stays if the new one cannot be loaded or fails to caption.
     """
     reloads, start = app.extensions["metrics"].reloads, time.perf_counter()
     try:

@@ -20,7 +20,7 @@ from web.uploads import IMAGE_STATUS, Options, enqueue, several_uploads, wait
 
 PREVIEW_SIDE = 800  # pixels of the longer side, at most, of the photo beside its caption
 
-CONFIDENCE = {  # the least percentage for each
+CONFIDENCE = {  # the lowest percentage for each
     60: lazy_gettext("Quite sure"),
     45: lazy_gettext("Fairly sure"),
     0: lazy_gettext("A guess"),
@@ -72,7 +72,7 @@ def sample() -> list[FileStorage]:
 def describe(file: FileStorage, options: Options) -> dict:
     """What the page shows of an upload: a preview and the pending answer, or an error.
 
-    The preview travels inside the page, so that the server keeps nothing.
+    The preview is embedded in the page, so that the server stores nothing.
     """
     try:
         photo, answer = enqueue(file, options, PREVIEW_SIDE)
@@ -90,7 +90,7 @@ def download(query: Format):
     if query.format == "csv":
         file = io.StringIO()
         csv.writer(file).writerows([("image", "caption"), *zip(names, texts)])
-        data, kind, name = file.getvalue().encode("utf-8-sig"), "text/csv", "captions.csv"  # so that Excel knows UTF-8
+        data, kind, name = file.getvalue().encode("utf-8-sig"), "text/csv", "captions.csv"  # so that Excel reads UTF-8
     else:
         if query.format == "coco":
             rows = [{"image_id": Path(name).stem, "caption": text} for name, text in zip(names, texts)]

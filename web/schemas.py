@@ -54,14 +54,14 @@ class Word(BaseModel):
 
 
 class Choice(BaseModel):
-    caption: str = Field(description="In lower case, without full stop.")
+    caption: str = Field(description="In lower case, without a full stop.")
     probability: Probability = Field(description="Of all its words and of the end.")
-    confidence: Probability = Field(description="Estimated share of the caption that people would say too.")
+    confidence: Probability = Field(description="Estimated share of the caption that a person would also have written.")
     words: list[Word] | None = Field(None, description="Only with attention=true, and if the model has attention.")
 
 
 class PhotoResult(BaseModel):
-    """A photo with its captions, or the error that says why it has none."""
+    """A photo with its captions, or the reason why it has none."""
 
     image: str = Field(description="The file's name.")
     caption: str | None = None
@@ -112,5 +112,5 @@ class AttentionForm(OnePhoto):
     @field_validator("words", mode="before")
     @classmethod
     def join(cls, texts: list):
-        """One list also of a repeated field."""
+        """Join the values of a repeated field to one list."""
         return [word for text in texts for word in (text if isinstance(text, list) else [text])]

@@ -86,7 +86,7 @@ def require_keys(app: OpenAPI) -> None:
 
 
 def has_key(keys: list[str]) -> bool:
-    """Whether the request carries one of the keys. The time this takes tells nothing about them."""
+    """Whether the request carries one of the keys. The comparison takes the same time for every key."""
     given = [request.headers.get("X-API-Key", "")]
     if request.authorization:
         given += [request.authorization.token or "", request.authorization.password or ""]

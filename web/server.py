@@ -28,9 +28,9 @@ def make_server(app: Flask, listener: socket.socket):
     Why waitress: one process holds one model and one queue. Waitress reads a whole request before it takes a thread,
     so slow clients cost none, and it reports when a client has gone.
 
-    A request that waits for a caption holds a thread. So there are as many threads as the queue and two batches have
-    photos, and some to read photos, refuse requests and answer probes. A request of up to twice the allowed size is
-    read to its end, because a browser shows our error page only then.
+    A request that waits for a caption holds a thread. So there is a thread for each photo in the queue and in two
+    batches, and some more to read photos, refuse requests and answer probes. A request of up to twice the allowed size
+    is read to its end, because browsers show the error page only then.
     """
     most = 2 * app.config["MAX_CONTENT_LENGTH"]
     server = waitress.create_server(
@@ -39,7 +39,7 @@ def make_server(app: Flask, listener: socket.socket):
         threads=app.config["QUEUE_LENGTH"] + 2 * app.config["MAX_BATCH"] + 8,
         connection_limit=1000,
         asyncore_use_poll=True,  # more than 1024 open files
-        channel_request_lookahead=1,  # watches the connection while a request waits
+        channel_request_lookahead=1,  # notices during a request that the client has gone
         recv_bytes=2**16,
         max_request_body_size=most,
         inbuf_overflow=most,

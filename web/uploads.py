@@ -32,7 +32,7 @@ class Options(BaseModel):
 
     beam_width: int | None = Field(None, ge=1, le=10, description="Captions that the search keeps at each word.")
     alternatives: int | None = Field(
-        None, ge=1, le=5, description="Captions to choose from, the best one first; the beam is at least as wide."
+        None, ge=1, le=5, description="Captions per photo, the best one first. The beam is at least as wide."
     )
 
     @property
@@ -46,7 +46,7 @@ class Options(BaseModel):
 
 
 def uploads() -> list[FileStorage]:
-    """The files of the field `image`. An empty field of a form is no file."""
+    """The files of the field `image`, without empty fields."""
     return [file for file in request.files.getlist("image") if file.filename]
 
 
@@ -59,7 +59,7 @@ def several_uploads() -> list[FileStorage]:
 
 
 def add_limits(app: Flask) -> None:
-    """A deadline for every request; photos of a request that has ended cost no batch."""
+    """Set a deadline for every request, and drop the waiting photos of requests that have ended."""
     app.before_request(begin)
     app.teardown_request(drop_unanswered)
 
@@ -73,7 +73,7 @@ def begin() -> None:
 
 
 def drop_unanswered(_error) -> None:
-    """After each request, however it ended: its photos that still wait cost no batch."""
+    """After each request, even a failed one: drop its photos that still wait."""
     for answer in g.pop("answers", []):
         answer.cancel()
 
@@ -90,7 +90,7 @@ def enqueue(file: FileStorage, options: Options, preview: int | None = None) -> 
     """
     captions = current_app.extensions["captions"]
     try:
-        if captions.full:  # known before the work of reading
+        if captions.full:  # checked before the photo is read
             raise QueueFull
         photo = read(file, captions.generator.config["image_size"], preview)
         gone = request.environ.get("waitress.client_disconnected", lambda: False)
@@ -102,7 +102,7 @@ def enqueue(file: FileStorage, options: Options, preview: int | None = None) -> 
 
 
 def read(file: FileStorage, size: int, preview: int | None = None) -> Photo:
-    """Read an upload in one of the processes that may be lost. Raises ImageError."""
+    """Read an upload in a worker process. Raises ImageError."""
     try:
         with span("read photo"):
             return current_app.extensions["images"].read(file.stream.read(), size=size, preview=preview)
