@@ -26,9 +26,9 @@ from captioning.litert import CPU_COUNT
 
 __all__ = ["Caption", "CaptionGenerator"]
 
-CHUNK = 8 * CPU_COUNT * SEARCH_BATCH  # photos that are read while those before them are captioned
+CHUNK = 8 * CPU_COUNT * SEARCH_BATCH  # photos that are read in advance
 
-Result = tuple[Path, Caption | None, str | None]  # the last says why there is no caption
+Result = tuple[Path, Caption | None, str | None]  # the last is the error, if there is no caption
 
 
 def find_photos(arguments: Iterable[str]) -> list[Path]:
@@ -69,7 +69,7 @@ def caption_files(
 
 
 def write_captions(results: Iterable[Result], kind: str, output: TextIO) -> None:
-    """Write results as text, json, csv or COCO results. Only json mentions photos without caption."""
+    """Write results as text, json, csv or COCO results. Only json includes photos without a caption."""
     if kind == "text":
         for path, caption, _ in results:
             if caption:
@@ -100,7 +100,7 @@ def _describe(caption: Caption) -> dict:
 
 
 def open_output(path: Path | None) -> contextlib.AbstractContextManager[TextIO]:
-    """Standard output, a pipe or a device as it is, or a file that appears when it is complete."""
+    """Standard output, a pipe or a device, or a file that appears when it is complete."""
     if path is None:
         return contextlib.nullcontext(sys.stdout)
     if path.exists() and not path.is_file():
@@ -115,11 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     width = {"type": int, "choices": range(1, MAX_BEAM_WIDTH + 1), "metavar": f"1-{MAX_BEAM_WIDTH}"}
     parser.add_argument("--beam-width", default=DEFAULT_BEAM_WIDTH, **width,
                         help="captions that the search keeps at each word (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--alternatives", default=1, help="captions of a photo, in json (default: 1)", **width)
+    parser.add_argument("--alternatives", default=1, help="captions per photo, for json (default: 1)", **width)
     parser.add_argument("--format", choices=["text", "json", "csv", "coco"], default="text")
     parser.add_argument("--output", type=Path, help="a file instead of standard output")
     parser.add_argument("--workers", type=int, default=CPU_COUNT, choices=range(1, 65), metavar="1-64",
-                        help="processes that read photos (default: one a core)")  # fmt: skip
+                        help="processes that read photos (default: one per core)")  # fmt: skip
     options = parser.parse_args(arguments)
     photos = find_photos(options.photos)
     if not photos:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class QueueFull(Exception):
-    """As many photos wait as may, or the queue is closed: try again later."""
+    """The queue is full or closed. Try again later."""
 
 
 @dataclass(eq=False)
@@ -162,7 +162,7 @@ class CaptionQueue:
             for request, caption in zip(batch, self.generator.caption_batch(images, **batch[0].options)):
                 request.answer.set_result(caption)
             self.failing = False
-        except BaseException as error:  # whatever it was, the next batch may be better
+        except BaseException as error:  # the next batch may succeed
             log.exception("A batch of %d photos failed", len(batch))
             self.failed, self.failing = self.failed + 1, True
             for request in batch:

@@ -24,7 +24,7 @@ from captioning.text import Tokenizer
 
 DEFAULT_BEAM_WIDTH = 3
 MAX_BEAM_WIDTH = 10
-SEARCH_BATCH = 5  # photos that a core searches together: a quarter less time each than alone
+SEARCH_BATCH = 5  # photos that a core searches together, in a quarter less time per photo than alone
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Caption:
 
 
 class Hypotheses(NamedTuple):
-    """The result of a beam search: K hypotheses an image, the best first.
+    """The result of a beam search: K hypotheses per image, the best first.
 
     tokens: (B, K, T) int32, from the first word to the end token, then padding.
     log_probabilities: (B, K, T) float32 of each token, 0 for padding.
@@ -114,14 +114,14 @@ class CaptionGenerator:
             config["image_size"], config["grid"]
         except ArtifactError:
             raise
-        except Exception as error:  # what a foreign pickle holds can fail in many ways
+        except Exception as error:  # foreign content can fail in many ways
             raise ArtifactError(f"{path} cannot be used ({error!r}): {REMEDY}") from None
         if exported:
             encode, search = _load_exported(folder)
         else:
             log.warning(
                 "%s holds no exported models: converting the Keras models takes some seconds. "
-                "To do it once and for all: python -m captioning.network.export %s", folder, folder,
+                "To do it once: python -m captioning.network.export %s", folder, folder,
             )  # fmt: skip
             from captioning.network.export import convert_folder  # imports TensorFlow
 

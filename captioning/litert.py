@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CPU_COUNT = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-MAX_THREADS = 8  # of one interpreter; more gain nothing
+MAX_THREADS = 8  # of one interpreter; more are not faster
 
 _has_started, _starting = False, threading.Lock()
 _thread = threading.local()
@@ -33,7 +33,7 @@ def cores() -> int:
 
 
 def parallel_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """``map`` with one thread a core. A single item is computed by the calling thread, with all cores."""
+    """``map`` with one thread per core. A single item is computed by the calling thread, with all cores."""
     return map(function, items) if len(items) == 1 or cores() == 1 else _workers.map(function, items)
 
 
@@ -94,7 +94,7 @@ def _interpreter(source: Path | bytes, threads: int) -> Callable[[np.ndarray], l
 
 
 def _allocate(interpreter: Interpreter) -> None:
-    """Allocate the tensors, if they are not yet. LiteRT's first call prints a line of no use on standard error: drop it."""
+    """Allocate the tensors, if necessary. Drop the useless line that LiteRT's first call prints on standard error."""
     global _has_started
     if _has_started:
         return interpreter.allocate_tensors()

@@ -13,7 +13,7 @@ SPECIAL = {"pad": "<pad>", "start": "<start>", "end": "<end>", "unknown": "<unk>
 
 
 def clean(caption: str, lowercase: bool = True) -> list[str]:
-    """Split a caption into words; punctuation goes, articles and numbers stay.
+    """Split a caption into words without punctuation. Articles and numbers stay.
 
     >>> clean("A tri-colored dog's 2 toys .")
     ['a', 'tri-colored', "dog's", '2', 'toys']
@@ -54,9 +54,8 @@ class Tokenizer:
     def fit(cls, captions: Iterable[str], minimum_count: int = 5) -> Tokenizer:
         """Build the vocabulary from training captions.
 
-        Words seen at least ``minimum_count`` times get an id, the most
-        frequent first; ties are broken by the alphabet, so that the same
-        captions in any order give the same ids.
+        Words that occur at least ``minimum_count`` times get an id, the most frequent first. Ties are in alphabetical
+        order, so that the ids do not depend on the order of the captions.
         """
         counts = Counter(word for caption in captions for word in clean(caption))
         words = sorted((w for w, n in counts.items() if n >= minimum_count), key=lambda w: (-counts[w], w))
