@@ -1,8 +1,8 @@
-// A convenience: without it, the form sends the photos and the answer is the same page with the captions.
-// With it, photos are sent as soon as they are chosen, dropped, pasted or taken, each on its own, and each answer's
-// one card takes the place of the preview. What a person sees lives in sessionStorage too, so that a reload loses nothing.
+// The page also works without this script: the form sends the photos, and the answer is the same page with the captions.
+// With it, each photo is sent on its own as soon as it is chosen, dropped, pasted or taken. The card in the answer
+// replaces the preview. The cards are kept in sessionStorage, so that a reload loses nothing.
 
-const PARALLEL = 4; // photos on their way at a time: the server makes them one batch
+const PARALLEL = 4; // photos sent at a time: the server captions them in one batch
 
 const form = document.querySelector("#upload");
 const options = document.querySelector("#options");
@@ -13,13 +13,13 @@ const status = document.querySelector("#status");
 const texts = document.querySelector("#texts").dataset;
 const waiting = []; // {file, key, card, request} in the order they came
 const active = new Set();
-const kept = new Map(); // card → {key, html}: its name in sessionStorage, and what the server sent
-const unsaved = new Set(); // cards that sessionStorage has no room for
-let added = Number(savedKeys().at(-1)?.slice(6) ?? 0); // photos in this tab so far, those kept from before a reload too
+const kept = new Map(); // card → {key, html}: its key in sessionStorage, and the HTML from the server
+const unsaved = new Set(); // cards that did not fit into sessionStorage
+let added = Number(savedKeys().at(-1)?.slice(6) ?? 0); // photos in this tab so far, including those from before a reload
 let done = 0;
 let total = 0;
 
-const say = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
 function fromTemplate(id) {
   return document.getElementById(id).content.firstElementChild.cloneNode(true);
@@ -34,7 +34,7 @@ function add(files) {
   captions.append(...jobs.map(waitingCard));
   waiting.push(...jobs);
   total += jobs.length;
-  status.textContent = say(texts.added, { count: jobs.length });
+  status.textContent = fill(texts.added, { count: jobs.length });
   jobs[0].card.scrollIntoView({ block: "nearest" });
   next();
 }
@@ -42,7 +42,7 @@ function add(files) {
 function waitingCard(job) {
   const card = (job.card = fromTemplate("waiting"));
   card.querySelector("img").src = URL.createObjectURL(job.file);
-  card.querySelector("progress").setAttribute("aria-label", say(texts.progress, { name: job.file.name }));
+  card.querySelector("progress").setAttribute("aria-label", fill(texts.progress, { name: job.file.name }));
   card.querySelector(".name").textContent = job.file.name;
   card.querySelector(".remove").addEventListener("click", () => cancel(job));
   return card;
@@ -61,20 +61,20 @@ function send(job) {
   if (file.size > form.dataset.limit) return finish(job, failedCard(job, texts.large));
   const body = new FormData();
   body.append("image", file, file.name);
-  const request = (job.request = new XMLHttpRequest()); // fetch() cannot tell how much is sent
+  const request = (job.request = new XMLHttpRequest()); // fetch() does not report upload progress
   request.open("POST", form.action);
   request.responseType = "document";
   request.upload.onprogress = (event) => (bar.value = event.loaded / event.total);
   request.upload.onload = () => {
     bar.removeAttribute("value");
-    text.textContent = texts.looking;
+    text.textContent = texts.writing;
   };
   request.onload = request.onerror = () => finish(job, answerCard(job));
   text.textContent = texts.sending;
   request.send(body);
 }
 
-// The card of one photo, cut out of the page that the form would have led to.
+// The card of one photo, taken from the page that the server answers with.
 function answerCard(job) {
   const page = job.request.response;
   const card = page?.querySelector("#captions .photo");
@@ -100,7 +100,7 @@ function failedCard(job, problem) {
 }
 
 async function finish(job, card) {
-  await card.querySelector("img")?.decode().catch(() => {}); // so that nothing flickers
+  await card.querySelector("img")?.decode().catch(() => {}); // avoids flicker
   if (!active.delete(job)) return; // cancelled
   URL.revokeObjectURL(job.card.querySelector("img").src);
   if (card.querySelector("textarea")) {
@@ -110,7 +110,7 @@ async function finish(job, card) {
   replace(job.card, card);
   enhance(card);
   done += 1;
-  status.textContent = say(texts.described, { done, total, name: job.file.name, caption: card.querySelector("h2").textContent });
+  status.textContent = fill(texts.described, { done, total, name: job.file.name, caption: card.querySelector("h2").textContent });
   next();
 }
 
@@ -134,7 +134,7 @@ function remove(card) {
   const neighbour = card.nextElementSibling ?? card.previousElementSibling;
   sessionStorage.removeItem(kept.get(card)?.key);
   unsaved.delete(card);
-  status.textContent = say(texts.removed, { name: card.querySelector(".name").textContent });
+  status.textContent = fill(texts.removed, { name: card.querySelector(".name").textContent });
   card.remove();
   (neighbour?.querySelector("textarea, button:not([hidden])") ?? form.querySelector("#photos")).focus();
 }
@@ -165,7 +165,7 @@ function enhance(card) {
   choose(card, choices[card.dataset.chosen ?? 0]);
 }
 
-// Shows a caption's words as buttons, and how sure the model was.
+// Shows a caption, its words as buttons and its confidence.
 function choose(card, choice) {
   const choices = [...card.querySelectorAll(".choices li")];
   for (const other of choices) other.firstElementChild.setAttribute("aria-pressed", other === choice);
@@ -200,9 +200,9 @@ function showAttention(card, words, wholeText, wholeSure) {
   function show(button) {
     const word = words[buttons.indexOf(button)];
     const sure = word ? Math.round(100 * word.probability) : wholeSure;
-    text.textContent = word ? say(texts.looked, { word: button.textContent, sure }) : `${wholeText} ${texts.choose}`;
+    text.textContent = word ? fill(texts.word, { word: button.textContent, sure }) : `${wholeText} ${texts.choose}`;
     bar.setAttribute("width", sure);
-    card.querySelector("figure").classList.toggle("looking", Boolean(word));
+    card.querySelector("figure").classList.toggle("focused", Boolean(word));
     if (word) drawShade(canvas, word.attention);
   }
 
@@ -214,7 +214,7 @@ function showAttention(card, words, wholeText, wholeSure) {
 
   pin(null);
   buttons.forEach((button, index) => {
-    button.tabIndex = index ? -1 : 0; // one stop for the Tab key, then the arrow keys, as in any toolbar
+    button.tabIndex = index ? -1 : 0; // one stop for the Tab key, then arrow keys, as usual for a toolbar
     button.addEventListener("pointerenter", () => show(button));
     button.addEventListener("pointerleave", () => show(pinned));
     button.addEventListener("focus", () => show(button));
@@ -233,7 +233,7 @@ function showAttention(card, words, wholeText, wholeSure) {
   });
 }
 
-// One pixel a region, the darker the less it mattered; the browser smooths it over the photo.
+// One pixel per region, darker for less attention. The browser scales and smooths it over the photo.
 function drawShade(canvas, rows) {
   const shade = new ImageData(rows[0].length, rows.length);
   rows.flat().forEach((level, region) => (shade.data[4 * region + 3] = 165 * (1 - level / 99)));
@@ -257,13 +257,13 @@ async function saveStrip(card) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-// Runs an action; what it tells stands on the button for a while.
+// Runs an action and shows the message that it returns on the button for two seconds.
 function onClick(button, action) {
   const label = [...button.childNodes];
   button.addEventListener("click", async () => {
-    const told = await action();
-    if (!told) return;
-    button.textContent = status.textContent = told;
+    const message = await action();
+    if (!message) return;
+    button.textContent = status.textContent = message;
     setTimeout(() => button.replaceChildren(...label), 2000);
   });
 }
@@ -278,7 +278,7 @@ async function copyText(text) {
   return copied ? texts.copied : texts.uncopied;
 }
 
-// Keeping what was made, for a reload of this tab
+// Keeping the cards when this tab is reloaded
 
 function savedKeys() {
   return Object.keys(sessionStorage)
@@ -288,12 +288,12 @@ function savedKeys() {
 
 function save(card) {
   const { key, html } = kept.get(card) ?? {};
-  if (!key) return; // the answer to a form that was sent without the script
+  if (!key) return; // the card is part of an answer to the form without script
   try {
     sessionStorage.setItem(key, JSON.stringify({ html, text: card.querySelector("textarea").value, chosen: card.dataset.chosen }));
     unsaved.delete(card);
   } catch {
-    unsaved.add(card); // no room for it: the browser will ask before it leaves the page
+    unsaved.add(card); // no room: the browser asks before it leaves the page
   }
 }
 
@@ -308,7 +308,7 @@ function restore() {
   }
 }
 
-let downloading; // that is no way to leave the page
+let downloading; // a download does not leave the page
 results.addEventListener("submit", () => {
   clearTimeout(downloading);
   downloading = setTimeout(() => (downloading = undefined), 1000);
@@ -325,7 +325,7 @@ document.querySelector("#clear").addEventListener("click", () => {
   sessionStorage.clear();
 });
 
-// Ways in
+// Choosing, pasting and dropping photos
 
 for (const input of form.querySelectorAll("input")) {
   input.addEventListener("change", () => {
@@ -354,11 +354,11 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 
-// The options stand in the address, where they can be kept and shared.
+// The options are in the address, so that they can be bookmarked and shared.
 options.addEventListener("submit", (event) => event.preventDefault());
 options.addEventListener("input", () => {
   if (!options.reportValidity()) return;
-  const action = new URL(form.action); // an error page may stand at any other address
+  const action = new URL(form.action); // the address of an error page may be another one
   action.search = new URLSearchParams(new FormData(options));
   form.action = action;
   history.replaceState(null, "", action.search);
