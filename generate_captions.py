@@ -12,15 +12,16 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.artifacts import ArtifactError
 from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, Caption, CaptionGenerator
-from captioning.image_workers import ImageWorkers
+from captioning.image_workers import ImageWorkers, Photo
 from captioning.images import SUFFIXES, ImageError
 from captioning.litert import CPU_COUNT
 
@@ -29,6 +30,7 @@ __all__ = ["Caption", "CaptionGenerator"]
 CHUNK = 8 * CPU_COUNT * SEARCH_BATCH  # photos that are read in advance
 
 Result = tuple[Path, Caption | None, str | None]  # the last is the error, if there is no caption
+Reading = list[tuple[Path, Future[Photo]]]
 
 
 def find_photos(arguments: Iterable[str]) -> list[Path]:
@@ -47,20 +49,21 @@ def caption_files(
 ) -> Iterator[Result]:
     """Caption photos in their order. ``workers`` read them."""
 
-    def submit(chunk):
+    def submit(chunk: Sequence[Path]) -> Reading:
         return [(path, workers.submit(path, size=generator.config["image_size"])) for path in chunk]
 
-    def caption(reading):
+    def caption(reading: Reading) -> list[Result]:
         images, errors = {}, {}
         for path, future in reading:
             try:
                 images[path] = future.result().image
             except ImageError as error:
                 errors[path] = str(error)
-        captions = dict(zip(images, generator.caption_batch(list(images.values()), beam_width, alternatives)))
-        return [(path, captions.get(path), errors.get(path)) for path, _ in reading]
+        captions = generator.caption_batch(list(images.values()), beam_width, alternatives)
+        found = dict(zip(images, captions, strict=True))
+        return [(path, found.get(path), errors.get(path)) for path, _ in reading]
 
-    reading: list = []
+    reading: Reading = []
     for start in range(0, len(photos), CHUNK):
         following = submit(photos[start : start + CHUNK])
         yield from caption(reading)
@@ -105,14 +108,14 @@ def open_output(path: Path | None) -> contextlib.AbstractContextManager[TextIO]:
         return contextlib.nullcontext(sys.stdout)
     if path.exists() and not path.is_file():
         return path.open("w", encoding="utf-8")
-    return artifacts.replace_file(path.resolve(), "w")
+    return cast(contextlib.AbstractContextManager[TextIO], artifacts.replace_file(path.resolve(), "w"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 all captioned, 1 some failed, 2 wrong usage or artifacts."""
     parser = argparse.ArgumentParser(description="Caption photos.")
     parser.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER")
-    width = {"type": int, "choices": range(1, MAX_BEAM_WIDTH + 1), "metavar": f"1-{MAX_BEAM_WIDTH}"}
+    width: dict[str, Any] = {"type": int, "choices": range(1, MAX_BEAM_WIDTH + 1), "metavar": f"1-{MAX_BEAM_WIDTH}"}
     parser.add_argument("--beam-width", default=DEFAULT_BEAM_WIDTH, **width,
                         help="captions that the search keeps at each word (default: %(default)s)")  # fmt: skip
     parser.add_argument("--alternatives", default=1, help="captions per photo, for json (default: 1)", **width)

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from captioning.generator import Caption, CaptionGenerator
+
 log = logging.getLogger(__name__)
 
 
@@ -30,7 +32,7 @@ class _Request:
     gone: Callable[[], bool]
     group: object
     options: dict
-    answer: Future = field(default_factory=Future)
+    answer: Future[Caption] = field(default_factory=Future)
 
 
 class CaptionQueue:
@@ -38,11 +40,10 @@ class CaptionQueue:
 
     A batch is what has arrived while the batch before it was computed, so that it grows with the load. All photos of a
     batch have the same options. If several groups wait, a batch has one photo of each: a request with many photos does
-    not delay one with a single photo. After `warm_up`, no request with the queue's own beam width waits for the model to
-    load. An exception fails its own batch only.
+    not delay one with a single photo. After `warm_up`, no request with the queue's own beam width waits for the model
+    to load. An exception fails its own batch only.
 
     Args:
-        generator: a `CaptionGenerator`.
         beam_width, alternatives: as for `CaptionGenerator.caption`.
         max_batch: photos in the largest batch.
         max_wait: seconds that a photo waits for others when the worker is idle.
@@ -56,7 +57,7 @@ class CaptionQueue:
 
     def __init__(
         self,
-        generator,
+        generator: CaptionGenerator,
         beam_width: int = 3,
         alternatives: int = 1,
         max_batch: int = 20,
@@ -96,8 +97,8 @@ class CaptionQueue:
             self.generator.caption_batch([np.zeros((side, side, 3), np.uint8)] * photos, **self.options)
 
     def submit(
-        self, image: np.ndarray, gone: Callable[[], bool] = lambda: False, group: object = None, **options
-    ) -> Future:
+        self, image: np.ndarray, gone: Callable[[], bool] = lambda: False, group: object = None, **options: int
+    ) -> Future[Caption]:
         """Queue a photo that `CaptionGenerator.prepare` made; the future gives its `Caption`.
 
         Args:
@@ -134,8 +135,7 @@ class CaptionQueue:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if self.max_wait:
-                    enough = self.max_batch
-                    self._changed.wait_for(lambda: len(self._waiting) >= enough or self._closed, self.max_wait)
+                    self._changed.wait_for(lambda: self._closed or len(self._waiting) >= self.max_batch, self.max_wait)
                 self._waiting = [request for request in self._waiting if not _dropped(request)]
                 batch = [request for request in self._take() if request.answer.set_running_or_notify_cancel()]
                 if batch or (self._closed and not self._waiting):
@@ -159,7 +159,8 @@ class CaptionQueue:
         start = time.perf_counter()
         try:
             images = [request.image for request in batch]
-            for request, caption in zip(batch, self.generator.caption_batch(images, **batch[0].options)):
+            captions = self.generator.caption_batch(images, **batch[0].options)
+            for request, caption in zip(batch, captions, strict=True):
                 request.answer.set_result(caption)
             self.failing = False
         except BaseException as error:  # the next batch may succeed

@@ -8,11 +8,11 @@ import logging
 import re
 import tarfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -129,7 +129,7 @@ class CaptionGenerator:
             encode, search = encoder_of(encoder), ExportedSearch(searches)
         return cls(encode, search, tokenizer, config)
 
-    def caption(self, photo, beam_width: int = DEFAULT_BEAM_WIDTH, alternatives: int = 1) -> Caption:
+    def caption(self, photo: Any, beam_width: int = DEFAULT_BEAM_WIDTH, alternatives: int = 1) -> Caption:
         """Caption one photo.
 
         Args:
@@ -148,14 +148,14 @@ class CaptionGenerator:
     ) -> list[Caption]:
         """Caption several photos, on all cores. Arguments and errors as for `caption`."""
 
-        def caption(batch):
+        def caption(batch: Sequence) -> list[Caption]:
             return self.search(
                 self.encode(np.stack([self.prepare(photo) for photo in batch])), beam_width, alternatives
             )
 
         return list(chain.from_iterable(parallel_map(caption, make_batches(photos, SEARCH_BATCH))))
 
-    def prepare(self, photo) -> np.ndarray:
+    def prepare(self, photo: Any) -> np.ndarray:
         """Read a photo and resize it to the encoder's size: uint8 (H, W, 3)."""
         size = (self.config["image_size"], self.config["image_size"])
         image = read_image(photo) if isinstance(photo, np.ndarray) else open_photo(photo, min_size=size)
@@ -180,7 +180,10 @@ class CaptionGenerator:
         maps = (
             [None] * len(texts) if found.attention is None else found.attention[b, k].reshape(-1, *self.config["grid"])
         )
-        words = [Word(text, float(np.exp(log_p)), grid) for text, log_p, grid in zip(texts, log_probabilities, maps)]
+        words = [  # without those after the end token
+            Word(text, float(np.exp(log_p)), grid)
+            for text, log_p, grid in zip(texts, log_probabilities, maps, strict=False)
+        ]
         mean = np.exp(log_probabilities.sum() / np.count_nonzero(tokens != self.tokenizer.pad))
         slope, offset = self.config.get("confidence", (1.0, 0.0))
         confidence = float(np.clip(slope * mean + offset, 0.0, 1.0))
@@ -204,7 +207,7 @@ class ExportedSearch:
         load: beam width → exported searches by batch size. The models of the last three beam widths stay in memory.
     """
 
-    def __init__(self, load: Callable[[int], dict[int, bytes]]):
+    def __init__(self, load: Callable[[int], Mapping[int, bytes]]):
         self._lock = threading.Lock()
         self._model = functools.lru_cache(maxsize=3)(lambda beam_width: Model(load(beam_width)))
 
@@ -225,7 +228,7 @@ def _load_exported(folder: Path) -> tuple:
             for member in archive:
                 width, batch_size = map(int, re.findall(r"\d+", member.name))
                 if width == beam_width:
-                    found[batch_size] = archive.extractfile(member).read()
+                    found[batch_size] = cast(IO[bytes], archive.extractfile(member)).read()
                 elif found:
                     return found
         if not found:

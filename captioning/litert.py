@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +17,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 Item = TypeVar("Item")
+Items = TypeVar("Items", Sequence, np.ndarray)
 Result = TypeVar("Result")
 
 CPU_COUNT = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -37,7 +38,7 @@ def parallel_map(function: Callable[[Item], Result], items: Sequence[Item]) -> I
     return map(function, items) if len(items) == 1 or cores() == 1 else _workers.map(function, items)
 
 
-def make_batches(items: Sequence, batch_size: int) -> list[Sequence]:
+def make_batches(items: Items, batch_size: int) -> list[Items]:
     """Cut ``items`` into batches of ``batch_size``, the same number for each core, and the rest into single items."""
     full = len(items) // (batch_size * cores()) * batch_size * cores()
     batches = [items[i : i + batch_size] for i in range(0, full, batch_size)]
@@ -54,7 +55,7 @@ class Model:
         ValueError: one is not such a file.
     """
 
-    def __init__(self, sources: dict[int, Path | bytes]):
+    def __init__(self, sources: Mapping[int, Path | bytes]):
         self._sources = sources
         self._lock = threading.Lock()
         self._shared = self._open(CPU_COUNT)  # for a single photo, on all cores
@@ -67,7 +68,7 @@ class Model:
         """Compute a batch of any size: (B, …) of the dtype that was exported → the outputs, each (B, …)."""
         batches = make_batches(batch, max(self._sources))
         results = list(parallel_map(self._run, batches))
-        return results[0] if len(results) == 1 else [np.concatenate(parts) for parts in zip(*results)]
+        return results[0] if len(results) == 1 else [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
     def _run(self, batch: np.ndarray) -> list[np.ndarray]:
         if cores() > 1:
@@ -94,10 +95,11 @@ def _interpreter(source: Path | bytes, threads: int) -> Callable[[np.ndarray], l
 
 
 def _allocate(interpreter: Interpreter) -> None:
-    """Allocate the tensors, if necessary. Drop the useless line that LiteRT's first call prints on standard error."""
+    """Allocate the tensors, unless they are. LiteRT's first call prints a useless line on standard error: drop it."""
     global _has_started
     if _has_started:
-        return interpreter.allocate_tensors()
+        interpreter.allocate_tensors()
+        return
     with _starting:
         sys.stderr.flush()
         with open(os.devnull, "w") as nowhere:

@@ -69,7 +69,7 @@ class Tokenizer:
     def encode_batch(self, captions: Sequence[str], length: int) -> np.ndarray:
         """Ids of several captions, cut or padded to ``length``: int32 (N, length)."""
         batch = np.full((len(captions), length), self.pad, np.int32)
-        for row, caption in zip(batch, captions):
+        for row, caption in zip(batch, captions, strict=True):
             ids = self.encode(caption)[:length]
             row[: len(ids)] = ids
         return batch
