@@ -95,7 +95,7 @@ def _interpreter(source: Path | bytes, threads: int) -> Callable[[np.ndarray], l
 
 
 def _allocate(interpreter: Interpreter) -> None:
-    """Allocate the tensors, unless they are. LiteRT's first call prints a useless line on standard error: drop it."""
+    """Allocate the tensors, if necessary. Drop the useless line that LiteRT's first call prints on standard error."""
     global _has_started
     if _has_started:
         interpreter.allocate_tensors()
