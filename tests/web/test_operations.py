@@ -197,7 +197,8 @@ def test_spans_of_a_request(make_app, send, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     app = make_app()
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
-    assert send(app, picture(), picture(1), to="/api/captions", traceparent=f"00-{trace}-00f067aa0ba902b7-01").status_code == 200  # fmt: skip
+    headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    assert send(app, picture(), picture(1), to="/api/captions", **headers).status_code == 200
     app.test_client().get("/health")
     *parts, request = memory.get_finished_spans()
     assert request.name == "POST /api/captions"
