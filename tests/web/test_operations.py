@@ -203,7 +203,7 @@ def test_spans_of_a_request(make_app, send, monkeypatch):
     *parts, request = memory.get_finished_spans()
     assert request.name == "POST /api/captions"
     assert [part.name for part in parts] == ["read photo"] * 2 + ["wait for caption"] * 2
-    assert all(part.parent.span_id == request.context.span_id for part in parts)
+    assert all(part.parent and part.parent.span_id == request.context.span_id for part in parts)
     assert {f"{span.context.trace_id:x}" for span in (request, *parts)} == {trace}
 
 

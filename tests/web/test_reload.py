@@ -46,9 +46,12 @@ def server(artifacts_dir: Path, **environment: str):
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         events: list[dict] = []
+        assert process.stdout
+        assert process.stderr
+        log = process.stderr
 
         def read_log():
-            for line in process.stderr:
+            for line in log:
                 with suppress(ValueError):
                     events.extend(entry for entry in [json.loads(line)] if "event" in entry)
 
