@@ -37,3 +37,23 @@ def flickr8k():
         if Path(folder).is_dir():
             return Path(folder)
     pytest.skip("the real Flickr8k is not here; set FLICKR8K_DIR to its folder")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder():
+    """An encoder with random weights, far smaller than those of `ENCODERS`."""
+    import encoders
+
+    from captioning.network.encoder import ENCODERS, Network
+
+    ENCODERS["mobilenet"] = Network("mobilenet", "MobileNet", 64, "conv_pw_6")
+    yield encoders.tiny_encoder()
+    del ENCODERS["mobilenet"]
+
+
+@pytest.fixture(scope="session")
+def tiny_encode(tiny_encoder):
+    """`tiny_encoder`, converted to LiteRT."""
+    from captioning.network.export import quantized_encoder
+
+    return quantized_encoder(tiny_encoder)

@@ -1,12 +1,15 @@
+"""The decoders, with tiny random ones."""
+
 import keras
 import numpy as np
 import pytest
+from decoders import EVERY_DECODER
 from keras import ops
 
-from captioning.network.decoder import DECODERS, build_decoder
+from captioning.network.decoder import build_decoder
 
 
-@pytest.fixture(scope="module", params=DECODERS)
+@pytest.fixture(scope="module", params=EVERY_DECODER)
 def decoder(request):
     return build_decoder(request.param, 11, 4, 6, units=8)
 
@@ -16,12 +19,12 @@ def example(captions=3):
     return random.normal(size=(2, 4, 6)).astype("float32"), random.integers(0, 11, (2, captions, 5)).astype("int32")
 
 
-def test_logits_have_a_row_a_word(decoder):
+def test_logits_have_the_shape_of_the_tokens(decoder):
     features, tokens = example()
     assert decoder([features, tokens]).shape == (2, 3, 5, 11)
 
 
-def test_a_word_depends_on_the_picture_and_the_words_before_only(decoder):
+def test_a_word_depends_only_on_the_picture_and_the_words_before(decoder):
     features, tokens = example()
     logits = np.asarray(decoder([features, tokens]))
     changed = tokens.copy()
@@ -32,7 +35,7 @@ def test_a_word_depends_on_the_picture_and_the_words_before_only(decoder):
     assert np.abs(np.asarray(decoder([features * 2, tokens])) - logits).max() > 1e-4
 
 
-def test_captions_of_an_image_do_not_see_each_other(decoder):
+def test_captions_of_an_image_do_not_depend_on_each_other(decoder):
     features, tokens = example()
     alone = np.asarray(decoder([features, tokens[:, 1:2]]))
     np.testing.assert_allclose(np.asarray(decoder([features, tokens]))[:, 1:2], alone, atol=1e-6)
@@ -45,14 +48,14 @@ def test_dropout_only_in_training(decoder):
     np.testing.assert_array_equal(np.asarray(decoder([features, tokens])), np.asarray(decoder([features, tokens])))
 
 
-def test_saved_and_loaded_it_is_the_same(decoder, tmp_path):
+def test_a_loaded_decoder_is_the_same(decoder, tmp_path):
     decoder.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     np.testing.assert_array_equal(np.asarray(again(list(example()))), np.asarray(decoder(list(example()))))
 
 
 def test_lstm_step_against_keras():
-    """The one LSTM step that both decoders share computes what Keras's own LSTM cell computes."""
+    """The LSTM step of both decoders computes the same as the LSTM cell of Keras."""
     decoder = build_decoder("lstm", 11, 4, 6, units=8)
     random = np.random.default_rng(0)
     x, hidden, cell = (random.normal(size=(3, 8)).astype("float32") for _ in range(3))
@@ -72,7 +75,7 @@ def test_unknown_decoder_names_the_known_ones():
         build_decoder("gru", 11, 4, 6)
 
 
-def test_trained_in_bfloat16_it_is_saved_in_float32(tmp_path):
+def test_a_decoder_trained_in_bfloat16_is_loaded_in_float32(tmp_path):
     decoder = build_decoder("attention", 11, 4, 6, units=8, precision="mixed_bfloat16")
     assert decoder.project.compute_dtype == "bfloat16"
     decoder.save(tmp_path / "model.keras")

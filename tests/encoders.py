@@ -1,0 +1,27 @@
+"""Encoders for tests."""
+
+import keras
+import numpy as np
+
+from captioning.network.encoder import Encoder
+
+
+def tiny_encoder():
+    """A MobileNet for pictures of 64 pixels, with random weights under which its output depends on the picture."""
+    encoder = Encoder("mobilenet", image_size=64)
+    random = np.random.default_rng(0)
+    for layer in encoder.backbone.layers:
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
+            shape = layer.get_weights()[0].shape
+            inputs = np.prod(shape[:2] if isinstance(layer, keras.layers.DepthwiseConv2D) else shape[:3])
+            layer.set_weights([random.normal(0, np.sqrt(2 / inputs), shape)])
+    return randomise_normalisation(encoder)
+
+
+def randomise_normalisation(encoder):
+    """Give the batch normalisation random weights: untrained, it changes nothing."""
+    random = np.random.default_rng(0)
+    for layer in encoder.backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([w * random.uniform(0.8, 1.2, w.shape) + 0.01 for w in layer.get_weights()])
+    return encoder

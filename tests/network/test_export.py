@@ -1,0 +1,202 @@
+"""Keras models converted to LiteRT, and what the folder then holds."""
+
+import logging
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from decoders import EVERY_DECODER
+from helpers import ROOT, picture
+
+from captioning.artifacts import EXPORTED, ArtifactError, check_manifest, write_manifest
+from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, CaptionGenerator, ExportedSearch
+from captioning.network import export
+from captioning.network.decoder import build_decoder
+from captioning.network.saving import load_model, save_model
+from captioning.network.search import make_search
+from captioning.text import Tokenizer
+
+TOKENIZER = Tokenizer.fit(["a in on dog cat runs sits"], 1)
+REGIONS, DEPTH, LENGTH, POWER = 4, 6, 6, 0.7
+FEATURES = np.random.default_rng(1).normal(size=(11, REGIONS, DEPTH)).astype("float32")
+
+
+@pytest.fixture(scope="module", params=EVERY_DECODER)
+def decoder(request):
+    """A decoder whose random weights are large, and too few to be rounded."""
+    decoder = build_decoder(request.param, len(TOKENIZER), REGIONS, DEPTH, units=8, word_prior_rank=5)
+    random = np.random.default_rng(3)
+    for weight in decoder.weights:
+        weight.assign(random.normal(size=weight.shape) * 0.7)
+    return decoder
+
+
+@pytest.fixture(scope="module")
+def search(decoder):
+    """Its exported search."""
+    return ExportedSearch(lambda width: export.convert_search(decoder, TOKENIZER, width, LENGTH, POWER))
+
+
+def keras_search(*arguments):
+    """The search of `make_search`, uncompiled, because to compile it takes seconds."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        return make_search(*arguments[:-2])(*arguments[-2:])
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+def check_same_as_keras(decoder, search, width):
+    expected = keras_search(decoder, TOKENIZER, LENGTH, POWER, FEATURES, width)
+    found = search(FEATURES, width)
+    assert found.tokens.tolist() == expected.tokens.tolist()
+    assert found.tokens.dtype == np.int32 and found.tokens.shape == (len(FEATURES), width, LENGTH)
+    assert (found.attention is None) == (not decoder.has_attention)
+    for one, other in zip(found[1:], expected[1:], strict=True):
+        if other is not None:
+            np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_exported_search_finds_what_keras_finds(decoder, search):
+    check_same_as_keras(decoder, search, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1, 3, 8])
+def test_exported_search_finds_what_keras_finds_for_more_beam_widths(decoder, search, width):
+    """Slow: a conversion and a compilation each."""
+    check_same_as_keras(decoder, search, width)
+
+
+@pytest.mark.slow
+def test_an_exported_beam_is_at_most_as_wide_as_the_vocabulary(decoder, search):
+    """Seven words and the end. Slow: a conversion."""
+    assert search(FEATURES, MAX_BEAM_WIDTH).tokens.shape == (len(FEATURES), 8, LENGTH)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 7, 10, 23])
+def test_any_number_of_images(search, number):
+    """Groups of five on each core, and the rest one by one, give the same."""
+    found = search(np.resize(FEATURES, (number, REGIONS, DEPTH)), 2)
+    for b in range(number):
+        alone = search(FEATURES[b % len(FEATURES)][None], 2)
+        assert found.tokens[b].tolist() == alone.tokens[0].tolist()
+        np.testing.assert_allclose(found.scores[b], alone.scores[0], rtol=1e-4)
+        if found.attention is not None:
+            np.testing.assert_allclose(found.attention[b], alone.attention[0], atol=1e-5)
+
+
+def test_exported_search_keeps_its_weights(decoder, search):
+    expected, before = search(FEATURES, 2).tokens.tolist(), decoder.word_bias.numpy()
+    decoder.word_bias.assign(before + 10 * np.arange(len(before)))
+    assert search(FEATURES, 2).tokens.tolist() == expected
+    decoder.word_bias.assign(before)
+
+
+@pytest.fixture(scope="module")
+def exported_folder(keras_folder, tmp_path_factory):
+    """`keras_folder`, exported for beam width 3 only, because a conversion takes seconds."""
+    folder = shutil.copytree(keras_folder, tmp_path_factory.mktemp("exported") / "artifacts")
+    convert = export.convert_search
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "convert_search", lambda d, t, width, *s: convert(d, t, width, *s) if width == 3 else {})
+        export.export(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(exported_folder, tmp_path):
+    return shutil.copytree(exported_folder, tmp_path / "artifacts")
+
+
+def test_an_exported_folder_captions_as_its_keras_models_do(folder):
+    encoder, decoder, tokenizer, config = load_model(folder)
+    generator = CaptionGenerator.load(folder)
+    images = np.stack([generator.prepare(picture(n)) for n in range(3)])
+    features, truth = generator.encode(images), np.asarray(encoder(images))
+    assert np.abs(features - truth).mean() < 0.08 * np.abs(truth).mean()
+    expected = keras_search(decoder, tokenizer, config["max_length"], config["length_power"], features, 3)
+    texts = [tokenizer.decode(tokens[0]) for tokens in expected.tokens]
+    assert [caption.text for caption in generator.caption_batch(list(images))] == texts
+
+
+def test_a_beam_width_that_was_not_exported(folder):
+    with pytest.raises(ValueError, match="not exported for beam width 2"):
+        CaptionGenerator.load(folder).caption(picture(), beam_width=2)
+
+
+def test_a_decoder_that_was_trained_further_must_be_exported_again(folder):
+    _, decoder, _, _ = load_model(folder)
+    decoder.word_bias.assign(decoder.word_bias + 1.0)
+    decoder.save(folder / "model.keras")
+    write_manifest(folder)
+    with pytest.raises(ArtifactError, match=r"search.tar.xz was exported from another model.keras. Export it again"):
+        CaptionGenerator.load(folder)
+
+
+def test_saving_and_exporting_leaves_a_folder_that_fits(folder, monkeypatch):
+    encoder, decoder, tokenizer, config = load_model(folder)
+    decoder.word_bias.assign(decoder.word_bias + 1.0)
+    save_model(folder, encoder, decoder, tokenizer, {"loss": [0.5]}, config)
+    assert not check_manifest(folder)
+    monkeypatch.setattr(export, "convert_folder", lambda _: (b"encoder", lambda width: {1: b"search"}))
+    export.export(folder)
+    assert check_manifest(folder)
+
+
+def test_the_archive_that_ships_has_a_search_for_each_beam_width():
+    with tarfile.open(ROOT / "artifacts" / "search.tar.xz") as archive:
+        names = archive.getnames()
+    widths = [DEFAULT_BEAM_WIDTH, *(width for width in range(1, MAX_BEAM_WIDTH + 1) if width != DEFAULT_BEAM_WIDTH)]
+    assert names == [f"beam{width}_batch{size}.tflite" for width in widths for size in (1, SEARCH_BATCH)]
+
+
+@pytest.mark.slow
+def test_a_folder_with_keras_models_only_is_converted_when_it_is_loaded(keras_folder, exported_folder, caplog):
+    """One line of warning says how to export. Slow: a conversion."""
+    caplog.set_level(logging.WARNING)
+    generator = CaptionGenerator.load(keras_folder)
+    [record] = [record for record in caplog.records if record.name.startswith("captioning")]
+    assert "\n" not in record.getMessage()
+    assert f"python -m captioning.network.export {keras_folder}" in record.getMessage()
+    expected = CaptionGenerator.load(exported_folder)
+    for n in range(3):
+        assert generator.caption(picture(n)).text == expected.caption(picture(n)).text
+    assert not any((keras_folder / name).exists() for name in EXPORTED)
+
+
+@pytest.mark.slow
+def test_the_command_exports_a_folder_for_every_beam_width(keras_folder, tmp_path, capsys):
+    """Slow: twenty conversions."""
+    folder = shutil.copytree(keras_folder, tmp_path / "artifacts")
+    assert export.main([str(folder)]) == 0
+    assert capsys.readouterr().out == ""
+    assert check_manifest(folder)
+    generator = CaptionGenerator.load(folder)
+    for width in range(1, MAX_BEAM_WIDTH + 1):
+        assert generator.caption(picture(), width).text == generator.caption_batch([picture()] * 20, width)[0].text
+
+
+@pytest.mark.parametrize("arguments", [[], ["one", "two"]])
+def test_wrong_usage_of_the_command(arguments, capsys):
+    assert export.main(arguments) == 2
+    assert capsys.readouterr().err == "usage: captioning.network.export ARTIFACTS_FOLDER\n"
+
+
+def test_the_command_with_a_folder_that_is_not_there(tmp_path, capsys):
+    assert export.main([str(tmp_path / "nowhere")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "nowhere" in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_command_in_a_shell():
+    """Slow: it imports TensorFlow."""
+    command = [sys.executable, "-m", "captioning.network.export"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stdout == "" and "usage: captioning.network.export ARTIFACTS_FOLDER" in result.stderr
