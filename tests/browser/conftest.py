@@ -1,17 +1,15 @@
 """A real browser against a really served application. Screenshots land in test-output/."""
 
-import io
 import os
 import shutil
 import threading
-from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from helpers import ROOT
 
-import app as web
-from page import sentence
+from app import create_app
+from web import server
+from web.pages import sentence
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -19,25 +17,9 @@ FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"
 )
-SCREENSHOTS = Path(web.__file__).parent / "test-output"
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+SCREENSHOTS = ROOT / "test-output"
 
 playwright.expect.set_options(timeout=30_000)  # the machine may be busy
-
-
-def picture(seed=0, size=(320, 240)) -> bytes:
-    """A soft blot of colours, another for each seed."""
-    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).resize(size).save(file, "PNG")
-    return file.getvalue()
-
-
-def upload(name="photo.png", data=None) -> dict:
-    return {"name": name, "mimeType": "image/png", "buffer": picture() if data is None else data}
-
-
-BROKEN = upload("notes.png", b"not a picture at all")
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +37,13 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def address(generator):
-    listener = web.bind("127.0.0.1", 0)
-    server = web.serve(web.create_app(generator=generator), listener)
-    threading.Thread(target=server.run, daemon=True).start()
+    listener = server.bind("127.0.0.1", 0)
+    app = create_app(generator=generator)
+    waitress_server = server.make_server(app, listener)
+    threading.Thread(target=waitress_server.run, daemon=True).start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server.close()
+    waitress_server.close()
+    app.extensions["images"].close()
 
 
 @pytest.fixture

@@ -1,12 +1,17 @@
-"""Everybody can use the page: WCAG 2.2 AA as far as machines can tell, keyboard, sizes, motion."""
+"""Everybody can use the page: WCAG 2.2 AA as far as machines can check, keyboard, sizes, motion.
+
+Slow: each test opens pages in a real browser.
+"""
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import BROKEN, PHONE, picture, upload
+from browsing import BROKEN, PHONE, picture, upload
 from playwright.sync_api import expect
 from test_page import describe, hold
 
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+
+pytestmark = pytest.mark.slow
 
 
 def empty(page):

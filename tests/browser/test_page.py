@@ -1,4 +1,4 @@
-"""The page as a person uses it."""
+"""The page as a person uses it. Slow: each starts pages in a real browser."""
 
 import csv
 import io
@@ -7,10 +7,12 @@ import re
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import BROKEN, PHONE, picture, upload
+from browsing import BROKEN, PHONE, picture, upload
 from playwright.sync_api import expect
 
 LOOK = re.compile(r"^“(.+)”, (\d+)% sure\. The model focused on the bright area\.$")
+
+pytestmark = pytest.mark.slow
 
 
 def describe(page, *files):
@@ -47,7 +49,9 @@ def hold(page):
 def test_choose_photos_and_read_their_captions(visit, caption):
     page = visit()
     describe(page, upload("one.png", picture(1)), upload("two.png", picture(2)))
-    for card, name, data in zip(page.locator(".photo").all(), ("one.png", "two.png"), (picture(1), picture(2))):
+    for card, name, data in zip(
+        page.locator(".photo").all(), ("one.png", "two.png"), (picture(1), picture(2)), strict=True
+    ):
         expect(card.locator("h2")).to_have_text(caption(data))
         expect(card.locator(".name")).to_have_text(name)
         expect(card.locator(".sure span")).to_contain_text(re.compile(r"^[A-Z][a-z ]+, \d+%\."))
@@ -62,8 +66,9 @@ def test_drop_and_paste(visit, caption, way):
         """(body, [way, bytes]) => {
             const data = new DataTransfer();
             data.items.add(new File([new Uint8Array(bytes)], "photo.png", { type: "image/png" }));
-            const event = way === "drop" ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
-                                         : new ClipboardEvent("paste", { clipboardData: data, bubbles: true });
+            const event = way === "drop"
+                ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
+                : new ClipboardEvent("paste", { clipboardData: data, bubbles: true });
             body.dispatchEvent(event);
         }""",
         [way, list(picture())],
@@ -96,7 +101,7 @@ def test_preview_and_progress_are_there_at_once(visit, shoot):
     page.set_input_files("#photos", [upload(f"{n}.png", picture(n)) for n in range(6)])
     waiting = page.locator(".waiting")
     expect(waiting).to_have_count(6)
-    for card, name in zip(waiting.all(), "012345"):
+    for card, name in zip(waiting.all(), "012345", strict=True):
         assert card.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
         expect(card.get_by_role("progressbar", name=f"Progress of {name}.png")).to_be_visible()
     expect(page.get_by_role("button", name="CSV")).to_be_disabled()
@@ -246,7 +251,7 @@ def test_downloads_hold_the_edited_texts(visit, caption, script):
     texts = ['Mine, "all" mine.', caption(picture(2))]
     assert list(csv.reader(io.StringIO(got["CSV"])))[1:] == [["one.png", texts[0]], ["two.png", texts[1]]]
     assert [(row["image"], row["caption"]) for row in json.loads(got["JSON"])] == list(
-        zip(["one.png", "two.png"], texts)
+        zip(["one.png", "two.png"], texts, strict=True)
     )
     assert json.loads(got["COCO"]) == [
         {"image_id": "one", "caption": texts[0]},
@@ -402,7 +407,8 @@ def test_first_view_is_small_and_ours(visit, address):
     loaded = page.locator("body").evaluate(
         "() => performance.getEntries().filter(e => 'transferSize' in e).map(e => [e.name, e.transferSize])"
     )
-    assert len(loaded) >= 4 and all(url.startswith(address) for url, _size in loaded)
+    assert len(loaded) >= 4
+    assert all(url.startswith(address) for url, _size in loaded)
     assert 10_000 < sum(size for _url, size in loaded) < 50_000
 
 
