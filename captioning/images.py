@@ -1,8 +1,8 @@
-"""From any photo to an upright RGB array, or a clear `ImageError`.
+"""Read a photo as an upright RGB array, or raise a clear `ImageError`.
 
 ```python
 image = read_image("holiday.jpg")          # uint8 (H, W, 3)
-small = resize_image(image, (224, 224))    # what an encoder eats
+small = resize_image(image, (224, 224))    # the input of an encoder
 ```
 """
 
@@ -15,24 +15,24 @@ from PIL import ExifTags, Image, ImageEnhance, ImageFilter, ImageOps, Unidentifi
 from PIL.JpegImagePlugin import JpegImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""The only formats that are tried, whatever the file's name; no other Pillow plugin runs."""
+"""The only formats that are tried, whatever the name of the file. No other Pillow plugin runs."""
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-"""Of files that are taken for photos where a folder is searched."""
+"""Suffixes of photos, when a folder is searched."""
 
 MAX_PIXELS = 50_000_000
 """Larger pictures are refused as soon as their header is read, before any pixel is decoded."""
 
 MAX_SCANS = 15
-"""Passes in which a JPEG of `MAX_PIXELS` may be stored, and a smaller one in more. Ten are usual; thousands are there
-to keep a server busy."""
+"""The most scans of a progressive JPEG of `MAX_PIXELS`. A smaller picture may have more. Ten are usual; thousands only
+keep a server busy."""
 
 MAX_STEP = 2.25
-"""From pixel to pixel, when a photo is made smaller: Flickr's photos have 500 on their longer side, the encoder 224."""
+"""The largest distance between sampled pixels when a photo is made smaller: about that from Flickr's 500 to 224."""
 
 
 class ImageError(ValueError):
-    """A photo that cannot be read. The message tells its owner what is wrong and what to do.
+    """A photo that cannot be read. The message states what is wrong and what to do.
 
     Its `kind` is "unsupported", "too large" or "damaged".
     """
@@ -45,8 +45,7 @@ class ImageError(ValueError):
 def read_image(source, min_size: tuple[int, int] | None = None) -> np.ndarray:
     """Reads a photo as an upright RGB array.
 
-    The first frame counts, transparency becomes white, and the orientation that a camera
-    noted (EXIF) is applied.
+    Of an animation, it reads the first frame. Transparent areas become white. The EXIF orientation is applied.
 
     Args:
         source: path, bytes, binary file, PIL image, or uint8 array of shape
@@ -77,15 +76,16 @@ def open_photo(source, min_size: tuple[int, int] | None = None) -> Image.Image:
         data = source if isinstance(source, (bytes, bytearray, memoryview)) else source.read()
     except OSError as error:
         raise ImageError(
-            f"The file cannot be opened ({error.strerror or error}). Check its path and rights."
+            f"The file cannot be opened ({error.strerror or error}). Check its path and permissions."
         ) from error
     return _read_file(io.BytesIO(data), min_size)
 
 
 def resize_image(image: np.ndarray | Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """Squashes an image to `size` (height, width), whatever its proportions, as the data sets' photos were: of pixels at
-    regular distances one is taken, the others are left out. Where those distances would exceed `MAX_STEP`, the image is
-    first reduced by a whole number, by the mean.
+    """Resizes an image to `size` (height, width), ignoring its proportions, by nearest neighbour as in the data set.
+
+    If the distance between sampled pixels would exceed `MAX_STEP`, the image is first reduced by a whole number, by the
+    mean. Enlarging is bilinear.
 
     Args:
         image: uint8 array of shape (H, W, 3), or what `open_photo` gives.
@@ -105,10 +105,10 @@ def resize_image(image: np.ndarray | Image.Image, size: tuple[int, int]) -> np.n
 
 
 def distort(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A training photo made hard to recognise: tilted, cropped to at least 30 %, squeezed back to size, mirrored half of the
-    time, in other light and colours, at times blurred, or partly hidden.
+    """A random strong variation of a training photo, against overfitting.
 
-    Of the photo itself, and of mild crops of it, a trained model knows the captions by heart; of this it must look.
+    It is rotated, cropped to at least 30 % of its area and resized, and changed in brightness, contrast and colour.
+    Some are mirrored, grey, blurred or partly covered.
     """
     height, width, _ = image.shape
     mean = tuple(int(value) for value in image.mean((0, 1)))
@@ -134,31 +134,31 @@ def distort(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 def _read_file(file, min_size) -> Image.Image:
     if not file.read(1):
-        raise ImageError("The file is empty. Choose it again, or save it again where it came from.")
+        raise ImageError("The file is empty. Choose another file, or download this one again.")
     file.seek(0)
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise ImageError(
             "This is not a photo that we can read. Use a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file; "
-            "export other kinds, such as HEIC or SVG, as JPEG first.",
+            "convert other formats, such as HEIC or SVG, to JPEG first.",
             "unsupported",
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large() from error
-    except Exception as error:  # Pillow's readers raise whatever a broken header makes them stumble over
+    except Exception as error:  # a broken header can raise anything
         raise _damaged() from error
     with image:
         if isinstance(image, JpegImageFile) and _scans(file) * image.width * image.height > MAX_SCANS * MAX_PIXELS:
             raise ImageError(
-                "The picture is stored in too many passes. Save it again as an ordinary JPEG and try once more.",
+                "The picture has too many progressive scans. Save it as an ordinary JPEG and try again.",
                 "too large",
             )
         return _decode(image, min_size)
 
 
 def _scans(file) -> int:
-    """How many passes a JPEG takes, counted by their marker, which cannot occur within one."""
+    """The number of scans in a JPEG, counted by their marker, which cannot occur within a scan."""
     position = file.tell()
     file.seek(0)
     count = file.read().count(b"\xff\xda")
@@ -174,11 +174,11 @@ def _decode(image: Image.Image, min_size=None) -> Image.Image:
         raise _damaged()
     try:
         if min_size:
-            side = 2 * max(min_size)  # of both sides: the photo may be turned upright later
+            side = 2 * max(min_size)  # of both sides, because the photo may be rotated later
             image.draft(None, (side, side))
         image.load()
         return _to_rgb(_upright(image))
-    except Exception as error:  # as above: broken pixel data raises anything
+    except Exception as error:  # broken pixel data can raise anything
         raise _damaged() from error
 
 
@@ -186,7 +186,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # a garbled note of the camera; the photo itself is good
+    except Exception:  # damaged EXIF data; the photo itself may be good
         return image
 
 
@@ -197,11 +197,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image if image.mode == "RGB" else image.convert("RGB")  # large photos are not copied for nothing
+    return image if image.mode == "RGB" else image.convert("RGB")  # avoids a copy of a large photo
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits by its full range; of 32 bits or floating point by its own brightest value."""
+    """Scales 16-bit grey by its full range, and 32-bit or floating point grey by its brightest value."""
     values = np.nan_to_num(np.asarray(image, np.float32))
     brightest = 65535 if image.mode.startswith("I;16") else values.max()
     return Image.fromarray(np.uint8(np.clip(values / max(brightest, 1e-12), 0, 1) * 255 + 0.5))
@@ -221,10 +221,10 @@ def _array_to_rgb(array: np.ndarray) -> np.ndarray:
 
 def _too_large() -> ImageError:
     return ImageError(
-        "The picture has more than 50 million pixels. Save it smaller and try again.",  # MAX_PIXELS
+        "The picture has more than 50 million pixels. Save a smaller copy and try again.",  # MAX_PIXELS
         "too large",
     )
 
 
 def _damaged() -> ImageError:
-    return ImageError("The picture is damaged or not complete. Save or download it again, and try once more.")
+    return ImageError("The picture is damaged or incomplete. Save or download it again, then try once more.")
