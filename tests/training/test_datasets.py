@@ -1,8 +1,7 @@
-"""Every layout becomes the same Dataset; dirt is skipped and told; what cannot be used is a DatasetError."""
+"""Every layout becomes a `Dataset`; faulty lines are skipped and reported; an unusable folder is a `DatasetError`."""
 
 import codecs
 import json
-import os
 import pickle
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from scenes import draw_dataset
 
 from captioning.training.datasets import SPLITS, DatasetError, load_dataset
 
-FLICKR8K = Path(os.environ.get("FLICKR8K_DIR") or Path(__file__).parents[1].parent / "shared" / "flickr8k")
 TOKENS = "Flickr8k_text/Flickr8k.token.txt"
 KAGGLE = ["image,caption"]
 
@@ -72,7 +70,7 @@ def test_flickr8k_as_distributed(tmp_path, text_folder):
     assert "2 images, 4 captions" in dataset.summary() and "no problems" in dataset.summary()
 
 
-def test_what_captions_pkl_holds_is_plain(tmp_path):
+def test_captions_pkl_holds_plain_dicts(tmp_path):
     captions = load_dataset(write_flickr8k(tmp_path)).captions
     assert pickle.loads(pickle.dumps(captions)) == captions
     assert type(captions) is dict and {type(split) for split in captions.values()} == {dict}
@@ -237,7 +235,7 @@ def karpathy(name: str, *entries: tuple) -> dict:
     }
 
 
-def test_karpathy_wins_over_the_layout_it_lies_in(tmp_path):
+def test_karpathy_splits_come_before_the_layout_around_them(tmp_path):
     write_flickr8k(tmp_path)
     write(
         tmp_path / "dataset_flickr8k.json",
@@ -270,7 +268,7 @@ def test_karpathy_coco(tmp_path, photos):
     assert dataset.problems == ()
 
 
-def test_of_karpathys_three_files_the_one_whose_images_are_here_is_read(tmp_path):
+def test_the_karpathy_file_whose_images_are_here_is_read(tmp_path):
     draw(tmp_path / "flickr30k-images", "3.jpg")
     for name, image in (("flickr8k", "8.jpg"), ("flickr30k", "3.jpg"), ("coco", "c.jpg")):
         write(tmp_path / f"dataset_{name}.json", karpathy(name, (image, "train", {})))
@@ -279,10 +277,10 @@ def test_of_karpathys_three_files_the_one_whose_images_are_here_is_read(tmp_path
     assert the_problem(dataset) == "dataset_flickr8k.json passed over: no usable image"
 
 
-# Dirt: each kind is told once and costs no more than the line or image it is in
+# Faulty lines and files: each kind is reported once, and only its line or image is lost
 
 
-def test_missing_images_are_counted_and_not_listed_by_the_thousand(tmp_path):
+def test_missing_images_are_counted_and_only_three_are_listed(tmp_path):
     write_flickr8k(tmp_path)
     gone = [f"gone{index}.jpg" for index in range(2000)]
     write(tmp_path / TOKENS, [f"{name}#{n}\tA dog ." for name in ["a.jpg", *gone] for n in range(5)])
@@ -304,7 +302,7 @@ def test_missing_images_are_counted_and_not_listed_by_the_thousand(tmp_path):
         ("a.jpg#x\tA dog .", "malformed line"),
     ],
 )
-def test_a_dirty_line_in_flickr8k(tmp_path, line, kind):
+def test_a_faulty_line_in_flickr8k(tmp_path, line, kind):
     write_flickr8k(tmp_path)
     clean = load_dataset(tmp_path)
     with open(tmp_path / TOKENS, "a") as file:
@@ -345,7 +343,7 @@ def test_windows_line_ends_and_byte_order_marks(tmp_path, layout):
     assert len(dataset.problems) == 2 and "BOM" in dataset.problems[0] and "CRLF" in dataset.problems[1]
 
 
-def test_undecodable_bytes_cost_their_line_only(tmp_path):
+def test_a_line_with_undecodable_bytes_is_skipped(tmp_path):
     write_flickr8k(tmp_path)
     tokens = tmp_path / TOKENS
     tokens.write_bytes(tokens.read_bytes().replace(b"Caption 0 of a", "Un café".encode("latin-1")))
@@ -354,7 +352,7 @@ def test_undecodable_bytes_cost_their_line_only(tmp_path):
     assert the_problem(dataset) == "undecodable bytes, line skipped: 1 (Flickr8k.token.txt line 1)"
 
 
-def test_captions_of_any_language_stay_as_written(tmp_path):
+def test_captions_of_any_language_stay_as_they_are(tmp_path):
     write_flickr8k(tmp_path)
     text = "Zwei Jungen\u2028spielen, 2 «Hunde»\x85 … 狗 🐕 !"
     tokens = tmp_path / TOKENS
@@ -374,7 +372,7 @@ def test_an_image_in_two_split_files_stays_in_the_first(tmp_path):
     assert "twice" in twice and "d.jpg" in twice
 
 
-def test_images_without_captions_and_captions_without_split_are_told(tmp_path):
+def test_images_without_captions_and_captions_without_split_are_reported(tmp_path):
     write_flickr8k(tmp_path)
     change(tmp_path / "Flickr8k_text/Flickr_8k.devImages.txt", "c.jpg", "z.jpg")
     dataset = load_dataset(tmp_path)
@@ -394,7 +392,7 @@ def test_images_without_captions_and_captions_without_split_are_told(tmp_path):
         ('000.jpg,"A dog , number 0 , of ""000.jpg"" ."', "duplicate line"),
     ],
 )
-def test_a_dirty_line_in_kaggle_flickr8k(tmp_path, line, kind):
+def test_a_faulty_line_in_kaggle_flickr8k(tmp_path, line, kind):
     write_kaggle_flickr8k(tmp_path, count=3)
     clean = load_dataset(tmp_path)
     lines = (tmp_path / "captions.txt").read_text().splitlines()
@@ -404,7 +402,7 @@ def test_a_dirty_line_in_kaggle_flickr8k(tmp_path, line, kind):
     assert the_problem(dataset) == f"{kind} skipped: 1 (captions.txt line 7)"
 
 
-def test_dirt_in_coco(tmp_path):
+def test_faults_in_coco(tmp_path):
     path = write_coco(tmp_path, "2017", ".") / "annotations/captions_train2017.json"
     clean = load_dataset(tmp_path)
     content = json.loads(path.read_text())
@@ -435,7 +433,7 @@ def test_dirt_in_coco(tmp_path):
     dataset.summary().encode()  # can be printed
 
 
-def test_dirt_in_karpathy(tmp_path):
+def test_faults_in_karpathy(tmp_path):
     draw(tmp_path, "a.jpg", "b.jpg")
     content = karpathy("flickr8k", ("a.jpg", "train", {}), ("b.jpg", "holiday", {}))
     content["images"] += [
@@ -461,7 +459,7 @@ def test_a_cut_json_file_is_named(tmp_path, content):
         load_dataset(tmp_path)
 
 
-def test_a_cut_karpathy_file_is_told_when_another_layout_is_read(tmp_path):
+def test_a_cut_karpathy_file_is_reported_when_another_layout_is_read(tmp_path):
     write_flickr8k(tmp_path)
     write(tmp_path / "dataset_flickr8k.json", b'{"images": [')
     assert the_problem(load_dataset(tmp_path)) == "dataset_flickr8k.json passed over: no usable image"
@@ -515,7 +513,7 @@ def test_drawn_scenes(tmp_path):
     assert other.captions != dataset.captions
 
 
-def test_scenes_are_what_their_captions_say(tmp_path):
+def test_scenes_show_what_their_captions_say(tmp_path):
     dataset = load_dataset(draw_dataset(tmp_path, images=24))
     nearest = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
     for name, path in dataset.image_paths.items():
@@ -527,10 +525,11 @@ def test_scenes_are_what_their_captions_say(tmp_path):
         assert all(f" {colour} " in caption and f" {background} " in caption for caption in captions)
 
 
-@pytest.mark.skipif(not FLICKR8K.is_dir(), reason=f"no Flickr8k in {FLICKR8K}; set FLICKR8K_DIR to its folder")
-def test_flickr8k_itself():
-    dataset = load_dataset(FLICKR8K)
-    has_test_split = any(FLICKR8K.rglob("Flickr_8k.testImages.txt"))
+@pytest.mark.slow
+def test_flickr8k_itself(flickr8k):
+    """Slow: the real data set."""
+    dataset = load_dataset(flickr8k)
+    has_test_split = any(flickr8k.rglob("Flickr_8k.testImages.txt"))
     assert [len(of_split) for of_split in images(dataset).values()] == [6000, 1000, 1000 if has_test_split else 0]
     assert {len(captions) for split in SPLITS for captions in dataset.captions[split].values()} == {5}
     assert any("Flickr_8k.testImages.txt" in problem for problem in dataset.problems) != has_test_split

@@ -1,3 +1,5 @@
+"""Figures."""
+
 import numpy as np
 import pytest
 

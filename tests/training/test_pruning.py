@@ -1,3 +1,5 @@
+"""Narrower decoders."""
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ def random_decoder(units, seed):
 
 
 def spread(weights, axis):
-    """Weights with zeros between along an axis of units: what was unit i of a group is unit UNIT_PLACES[i] of a wider one."""
+    """Weights with zeros inserted along an axis of units: unit i of a group becomes unit UNIT_PLACES[i] of a wider group."""
     size = weights.shape[axis]
     if size % (UNITS // 2):
         return weights  # not an axis of units
@@ -34,11 +36,11 @@ def spread(weights, axis):
     return np.concatenate(wide, axis)
 
 
-def test_units_that_do_nothing_go_and_nothing_changes():
+def test_units_that_do_nothing_are_dropped_and_nothing_changes():
     narrow = random_decoder(UNITS, 1)
     wide = build_decoder("attention", VOCABULARY, REGIONS, DEPTH, units=WIDE)
     for ours, theirs in zip(narrow.non_trainable_weights, wide.non_trainable_weights):
-        theirs.assign(ours)  # the presence of words: none of them is a unit's
+        theirs.assign(ours)  # the word prior, which has no units
     for ours, theirs in zip(narrow.trainable_weights, wide.trainable_weights):
         weights = ours.numpy()
         for axis in range(weights.ndim):
@@ -51,10 +53,10 @@ def test_units_that_do_nothing_go_and_nothing_changes():
     assert pruned([FEATURES, TOKENS]).numpy() == pytest.approx(expected, abs=0.05)  # but for the ridge
 
 
-def test_the_units_left_take_over():
-    """Half of the hidden units say what the others say: without them the words stay nearly the same."""
+def test_other_units_replace_a_dropped_one():
+    """Some hidden units equal others. Without one, the scores of the words stay nearly the same."""
     decoder = random_decoder(WIDE, 2)
-    for layer in (decoder.gates, decoder.looking_gates):
+    for layer in (decoder.language_lstm, decoder.attention_lstm):
         for weights in layer.weights:
             for gate in range(4):
                 columns = weights.numpy()
@@ -62,10 +64,10 @@ def test_the_units_left_take_over():
                     ..., gate * WIDE : gate * WIDE + WIDE - UNITS
                 ]
                 weights.assign(columns)
-    image = decoder.image_gates.kernel.numpy()
+    image = decoder.attention_lstm_image.kernel.numpy()
     for gate in range(4):
         image[:, gate * WIDE + UNITS : (gate + 1) * WIDE] = image[:, gate * WIDE : gate * WIDE + WIDE - UNITS]
-    decoder.image_gates.kernel.assign(image)
+    decoder.attention_lstm_image.kernel.assign(image)
     before = decoder([FEATURES, TOKENS]).numpy()
     after = prune(decoder, WIDE - 1, FEATURES, TOKENS)([FEATURES, TOKENS]).numpy()
     assert np.abs(after - before).mean() < 0.25 * before.std()
