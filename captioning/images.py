@@ -9,9 +9,21 @@ small = resize_image(image, (224, 224))    # the input of an encoder
 import io
 import math
 import os
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageEnhance, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import (  # noqa: F401  # else Pillow loads all its 40 plugins
+    AvifImagePlugin,
+    ExifTags,
+    Image,
+    ImageEnhance,
+    ImageFilter,
+    ImageOps,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 from PIL.JpegImagePlugin import JpegImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -42,6 +54,29 @@ class ImageError(ValueError):
         self.kind = kind
 
 
+class Preview(NamedTuple):
+    """A small copy of a photo: a JPEG file of quality 85, and its width and height in pixels."""
+
+    jpeg: bytes
+    width: int
+    height: int
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The copy as a uint8 array of shape (height, width, 3)."""
+        return np.asarray(Image.open(io.BytesIO(self.jpeg), formats=["JPEG"]))
+
+
+class Photo(NamedTuple):
+    """A photo as the encoder wants it: `image` is a uint8 array of shape (size, size, 3). `width` and `height` are
+    pixels of the upright original."""
+
+    image: np.ndarray
+    width: int
+    height: int
+    preview: Preview | None
+
+
 def read_image(source, min_size: tuple[int, int] | None = None) -> np.ndarray:
     """Reads a photo as an upright RGB array.
 
@@ -58,7 +93,7 @@ def read_image(source, min_size: tuple[int, int] | None = None) -> np.ndarray:
         uint8 array of shape (H, W, 3).
 
     Raises:
-        ImageError: not a photo, cut off, empty or larger than `MAX_PIXELS`.
+        ImageError: not a photo, incomplete, empty, larger than `MAX_PIXELS`, or too large for the memory.
     """
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source)
@@ -66,7 +101,11 @@ def read_image(source, min_size: tuple[int, int] | None = None) -> np.ndarray:
 
 
 def open_photo(source, min_size: tuple[int, int] | None = None) -> Image.Image:
-    """`read_image` for Pillow: the same photo as an upright RGB image. An array is for `read_image` only."""
+    """Like `read_image`, but returns a Pillow image of mode RGB. It takes no arrays.
+
+    The `info["original_size"]` of a photo from a file is the (width, height) in pixels of the upright original. The
+    image itself may be smaller (see `min_size`).
+    """
     if isinstance(source, Image.Image):
         return _decode(source)
     try:
@@ -79,6 +118,28 @@ def open_photo(source, min_size: tuple[int, int] | None = None) -> Image.Image:
             f"The file cannot be opened ({error.strerror or error}). Check its path and permissions."
         ) from error
     return _read_file(io.BytesIO(data), min_size)
+
+
+def read_photo(source, size: int, preview: int | None = None) -> Photo:
+    """Reads a photo for the encoder, and makes a small copy of it to show.
+
+    Args:
+        source: as for `read_image`, but no array or PIL image.
+        size: pixels of each side of the result's `image`.
+        preview: pixels of the longer side of the result's `preview` at most; without it there is none.
+
+    Raises:
+        ImageError: as for `read_image`.
+    """
+    photo = open_photo(source, min_size=(size, size))
+    image, copy = resize_image(photo, (size, size)), None
+    if preview:
+        photo.thumbnail((preview, preview))
+        file = io.BytesIO()
+        photo.save(file, "JPEG", quality=85)
+        copy = Preview(file.getvalue(), photo.width, photo.height)
+    width, height = photo.info["original_size"]
+    return Photo(image, width, height, copy)
 
 
 def resize_image(image: np.ndarray | Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -104,7 +165,7 @@ def resize_image(image: np.ndarray | Image.Image, size: tuple[int, int]) -> np.n
     return np.asarray(image.resize((width, height), Image.Resampling.NEAREST if smaller else Image.Resampling.BILINEAR))
 
 
-def distort(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def augment(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A random strong variation of a training photo, against overfitting.
 
     It is rotated, cropped to at least 30 % of its area and resized, and changed in brightness, contrast and colour.
@@ -146,15 +207,20 @@ def _read_file(file, min_size) -> Image.Image:
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large() from error
+    except MemoryError as error:
+        raise too_much_memory() from error
     except Exception as error:  # a broken header can raise anything
-        raise _damaged() from error
+        raise damaged() from error
     with image:
         if isinstance(image, JpegImageFile) and _scans(file) * image.width * image.height > MAX_SCANS * MAX_PIXELS:
             raise ImageError(
                 "The picture has too many progressive scans. Save it as an ordinary JPEG and try again.",
                 "too large",
             )
-        return _decode(image, min_size)
+        width, height = image.size  # before a JPEG is decoded smaller
+        photo = _decode(image, min_size)
+        photo.info["original_size"] = (height, width) if _orientation(image) >= 5 else (width, height)
+        return photo
 
 
 def _scans(file) -> int:
@@ -171,22 +237,36 @@ def _decode(image: Image.Image, min_size=None) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise _too_large()
     if width * height == 0:
-        raise _damaged()
+        raise damaged()
     try:
         if min_size:
             side = 2 * max(min_size)  # of both sides, because the photo may be rotated later
             image.draft(None, (side, side))
         image.load()
+        vars(image).pop("_decoder", None)  # of WebP and AVIF; it holds up to three more copies of the picture
         return _to_rgb(_upright(image))
+    except MemoryError as error:
+        raise too_much_memory() from error
     except Exception as error:  # broken pixel data can raise anything
-        raise _damaged() from error
+        raise damaged() from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, from 1 to 8. From 5 on, width and height are swapped."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF data; the photo itself may be good
+        return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    if _orientation(image) == 1:
+        return image
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # damaged EXIF data; the photo itself may be good
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # as above
         return image
 
 
@@ -194,17 +274,41 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_8_bit(image)
     elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = _on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")  # avoids a copy of a large photo
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Cuts an image into strips of about a million pixels at most, each with the number of its first row.
+
+    A large photo in a wider pixel format would take hundreds of megabytes at once.
+    """
+    rows = max(1, 2**20 // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    result = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        strip = strip.convert("RGBA")
+        result.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+    return result
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Scales 16-bit grey by its full range, and 32-bit or floating point grey by its brightest value."""
-    values = np.nan_to_num(np.asarray(image, np.float32))
-    brightest = 65535 if image.mode.startswith("I;16") else values.max()
-    return Image.fromarray(np.uint8(np.clip(values / max(brightest, 1e-12), 0, 1) * 255 + 0.5))
+
+    def values(strip: Image.Image) -> np.ndarray:
+        return np.nan_to_num(np.asarray(strip, np.float32))
+
+    whole_range = image.mode.startswith("I;16")
+    brightest = 65535 if whole_range else max(values(strip).max() for _, strip in _strips(image))
+    result = Image.new("L", image.size)
+    for top, strip in _strips(image):
+        grey = np.uint8(np.clip(values(strip) / max(brightest, 1e-12), 0, 1) * 255 + 0.5)
+        result.paste(Image.fromarray(grey), (0, top))
+    return result
 
 
 def _array_to_rgb(array: np.ndarray) -> np.ndarray:
@@ -226,5 +330,15 @@ def _too_large() -> ImageError:
     )
 
 
-def _damaged() -> ImageError:
+def too_much_memory() -> ImageError:
+    return ImageError("The picture takes too much memory to open. Save a smaller copy and try again.", "too large")
+
+
+def too_much_time() -> ImageError:
+    return ImageError(
+        "The picture takes too long to open. Save a smaller copy or an ordinary JPEG and try again.", "too large"
+    )
+
+
+def damaged() -> ImageError:
     return ImageError("The picture is damaged or incomplete. Save or download it again, then try once more.")

@@ -104,7 +104,7 @@ def test_one_flipped_bit(file):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    with pytest.raises(ArtifactError, match=f"{file.name} is not the file"):
+    with pytest.raises(ArtifactError, match=f"{file.name} does not match its checksum"):
         CaptionGenerator.load(file.parent)
 
 
