@@ -1,29 +1,23 @@
-# The app with its model. It starts with a read-only root (Keras unpacks the model in /dev/shm) and without a network:
-#     docker build -t captioner . && docker run --read-only --init -p 8000:8000 captioner
+# The app with its model. It needs no network and writes nothing:
+#     docker build -t captioner .
+#     docker run --rm --init --read-only --cap-drop ALL -p 8000:8000 captioner
 FROM python:3.12-slim AS build
-WORKDIR /app
-COPY requirements.txt .
-# The last section of requirements.txt is for the notebooks only.
-RUN sed '/for the notebooks/,$d' requirements.txt > app.txt \
-    && python -m venv .venv \
-    && .venv/bin/pip install --no-cache-dir -r app.txt
+WORKDIR /build
+COPY requirements-serve.lock ./
+RUN python -m venv --without-pip /app/.venv \
+    && python -m pip --python /app/.venv install --no-cache-dir --require-hashes -r requirements-serve.lock
+# .dockerignore names the files that serve; everything else stays out.
+COPY . .
+RUN python -m compileall -q --invalidation-mode unchecked-hash ./*.py captioning web
 
 FROM python:3.12-slim
-RUN useradd --uid 1000 --no-create-home captioner
 WORKDIR /app
 COPY --from=build /app/.venv .venv
-COPY *.py MODEL_CARD.md ./
-COPY captioning captioning
-COPY templates templates
-COPY static static
-COPY translations translations
-COPY artifacts artifacts
-RUN .venv/bin/python -m compileall -q ./*.py captioning
-ENV PATH=/app/.venv/bin:$PATH HOME=/tmp TMPDIR=/dev/shm MPLCONFIGDIR=/dev/shm HOST=0.0.0.0 PORT=8000 \
-    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 TF_CPP_MIN_LOG_LEVEL=2
-USER 1000
+COPY --from=build /build ./
+ENV PATH=/app/.venv/bin:$PATH HOST=0.0.0.0 PORT=8000 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 1000:1000
 EXPOSE 8000
-HEALTHCHECK --interval=30s --timeout=5s --start-period=120s \
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['PORT'] + '/health')"]
-# exec: the server is the process that docker stop sends SIGTERM to.
+# exec: the server is the process that gets SIGTERM and SIGHUP.
 CMD ["sh", "-c", "exec python app.py --host \"$HOST\" --port \"$PORT\""]
