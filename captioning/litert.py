@@ -5,6 +5,7 @@ A single photo is computed by all cores together. Of several photos, each core c
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -20,7 +21,18 @@ Item = TypeVar("Item")
 Items = TypeVar("Items", Sequence, np.ndarray)
 Result = TypeVar("Result")
 
-CPU_COUNT = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+def count_cores() -> int:
+    """The cores that this process may use, also in a container with a limit (control groups, version 2)."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return min(count, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):  # there is no such file, or it says "max"
+        return count
+
+
+CPU_COUNT = count_cores()
 MAX_THREADS = 8  # of one interpreter; more are not faster
 
 _has_started, _starting = False, threading.Lock()

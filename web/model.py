@@ -9,6 +9,7 @@ from flask import Flask
 from captioning.batching import CaptionQueue
 from captioning.generator import CaptionGenerator
 from captioning.image_workers import ImageWorkers
+from captioning.litert import CPU_COUNT
 from web.metrics import Metrics, log_event
 
 
@@ -19,7 +20,7 @@ def add_model(app: Flask, generator: CaptionGenerator | None) -> None:
         ArtifactError: the model cannot be loaded.
     """
     metrics = Metrics()
-    app.extensions.update(images=ImageWorkers(), metrics=metrics, stopping=threading.Event())
+    app.extensions.update(images=ImageWorkers(CPU_COUNT), metrics=metrics, stopping=threading.Event())
     app.extensions["captions"] = make_queue(app, generator) if generator else load_queue(app)
     metrics.waiting.set_function(lambda: len(app.extensions["captions"]))
 
@@ -55,7 +56,7 @@ def reload_in_background(app: Flask) -> threading.Event:
     """Start a thread that reloads the model whenever the returned event is set."""
     wanted = threading.Event()
 
-    def work():
+    def work() -> None:
         while wanted.wait():
             wanted.clear()
             reload_model(app)
