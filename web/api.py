@@ -1,11 +1,12 @@
 """The API: `/model/…` follows IBM's MAX Image Caption Generator, `/api/…` offers more."""
 
-import importlib.util
 import threading
 from pathlib import Path
+from typing import Any, NoReturn
 
+import flask_openapi_swagger
 import numpy as np
-from flask import abort, current_app, jsonify, render_template, send_from_directory
+from flask import Response, abort, current_app, jsonify, render_template, send_from_directory
 from flask_babel import gettext as _
 from flask_openapi import OpenAPI
 from pydantic import ValidationError
@@ -16,25 +17,25 @@ from web.attention import draw_attention
 from web.schemas import AttentionForm, CaptionOptions, Captions, Metadata, OnePhoto, Photos, Predictions, Problem
 from web.uploads import IMAGE_STATUS, Options, enqueue, read, refuse_busy, several_uploads, uploads, wait
 
-SWAGGER = Path(importlib.util.find_spec("flask_openapi_swagger").origin).parent / "templates" / "swagger"
+SWAGGER = Path(flask_openapi_swagger.__file__).parent / "templates" / "swagger"
 STRIP_SIDE = 448  # pixels of the longer side of the photo in an attention strip
 strips = threading.Semaphore(8)  # limits how many attention strips are drawn at a time
 
-PROBLEMS = dict.fromkeys((400, 413, 415, 422, 429, 500, 503), Problem)
+PROBLEMS: dict[Any, Any] = dict.fromkeys((400, 413, 415, 422, 429, 500, 503), Problem)
 PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
 
 
 def add_api(app: OpenAPI) -> None:
-    app.post("/model/predict", responses={200: Predictions} | PROBLEMS)(predict)
+    app.post("/model/predict", responses={200: Predictions, **PROBLEMS})(predict)
     app.get("/model/metadata", responses={200: Metadata, 400: Problem, 500: Problem})(metadata)
-    app.post("/api/captions", responses={200: Captions} | PROBLEMS)(captions)
-    app.post("/api/attention", responses={200: PNG} | PROBLEMS)(attention)
-    app.add_url_rule("/openapi.json", view_func=openapi)
+    app.post("/api/captions", responses={200: Captions, **PROBLEMS})(captions)
+    app.post("/api/attention", responses={200: PNG, **PROBLEMS})(attention)
+    app.add_url_rule("/openapi.json", view_func=lambda: jsonify(app.api_doc), endpoint="openapi")
     app.add_url_rule("/docs", view_func=docs)
     app.add_url_rule("/docs/<any('swagger-ui.css', 'swagger-ui-bundle.js'):name>", view_func=docs_asset)
 
 
-def predict(form: OnePhoto):
+def predict(form: OnePhoto) -> Response:
     """Caption one photo
 
     Compatible with IBM's MAX Image Caption Generator.
@@ -53,7 +54,7 @@ def predict(form: OnePhoto):
     return jsonify(status="ok", predictions=predictions)
 
 
-def metadata():
+def metadata() -> Response:
     """Describe the model"""
     model = current_app.extensions["captions"].generator.config
     return jsonify(
@@ -67,7 +68,7 @@ def metadata():
     )
 
 
-def captions(query: CaptionOptions, form: Photos):
+def captions(query: CaptionOptions, form: Photos) -> Response:
     """Caption several photos
 
     A photo that cannot be read has an `error` instead of a caption. The answer as a whole is an error only if no photo
@@ -78,7 +79,7 @@ def captions(query: CaptionOptions, form: Photos):
         abort(400, _("Send photos in the multipart field 'image', which may be repeated."))
     photos, statuses = [], []
     for file in files:
-        photo = {"image": file.filename}
+        photo: dict[str, Any] = {"image": file.filename}
         try:
             _photo, photo["answer"] = enqueue(file, query)
             statuses.append(200)
@@ -99,20 +100,21 @@ def captions(query: CaptionOptions, form: Photos):
 
 
 def describe(choice: Caption, attention: bool) -> dict:
-    described = {
+    described: dict[str, Any] = {
         "caption": choice.text,
         "probability": float(choice.probability),
         "confidence": float(choice.confidence),
     }
-    if attention and choice.words and choice.words[0].attention is not None:
+    if attention and choice.words and choice.words[0].attention is not None:  # this decoder has attention
         described["words"] = [
             {"text": w.text, "probability": float(w.probability), "attention": w.attention.tolist()}
             for w in choice.words
+            if w.attention is not None
         ]
     return described
 
 
-def attention(form: AttentionForm):
+def attention(form: AttentionForm) -> tuple[bytes, dict[str, str]]:
     """Draw the attention
 
     A PNG picture of the photo and, for each word, of the photo with the attention of this word.
@@ -122,8 +124,9 @@ def attention(form: AttentionForm):
     if not strips.acquire(blocking=False):
         refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
     try:
-        photo = read(files[0], STRIP_SIDE // 2, STRIP_SIDE).preview.pixels
-        png = draw_attention(photo, [(word.text, np.array(word.attention)) for word in form.words])
+        preview = read(files[0], STRIP_SIDE // 2, STRIP_SIDE).preview
+        assert preview  # of the requested size
+        png = draw_attention(preview.pixels, [(word.text, np.array(word.attention)) for word in form.words])
     except ImageError as error:
         abort(IMAGE_STATUS[error.kind], _(str(error)))
     finally:
@@ -131,20 +134,16 @@ def attention(form: AttentionForm):
     return png, {"Content-Type": "image/png", "Content-Disposition": 'attachment; filename="attention.png"'}
 
 
-def openapi():
-    return jsonify(current_app.api_doc)
-
-
-def docs():
+def docs() -> str:
     return render_template("docs.html")
 
 
-def docs_asset(name: str):
+def docs_asset(name: str) -> Response:
     """Swagger UI, from its package."""
     return send_from_directory(SWAGGER, f"{name.rsplit('.')[-1]}/{name}", max_age=86400)
 
 
-def refuse(error: ValidationError):
+def refuse(error: ValidationError) -> NoReturn:
     """Validation errors in the form of `Problem`."""
     first = error.errors()[0]
     name = ".".join(map(str, first["loc"]))

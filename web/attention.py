@@ -42,4 +42,4 @@ def _spotlight(photo: np.ndarray, attention: np.ndarray) -> np.ndarray:
     height, width = photo.shape[:2]
     grid = Image.fromarray(np.float32(attention / max(attention.max(), 1e-6)))
     light = np.asarray(grid.resize((width, height), Image.Resampling.BILINEAR))
-    return np.uint8(photo * (DARKEST + (1 - DARKEST) * light)[..., None])
+    return (photo * (DARKEST + (1 - DARKEST) * light)[..., None]).astype(np.uint8)

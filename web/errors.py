@@ -3,6 +3,7 @@
 from flask import Flask, current_app, jsonify, render_template, request
 from flask_babel import gettext as _
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response
 
 from web.uploads import Options
 
@@ -13,7 +14,7 @@ def add_error_pages(app: Flask) -> None:
     app.register_error_handler(HTTPException, show_error)
 
 
-def show_error(error: HTTPException):
+def show_error(error: HTTPException) -> Response:
     megabytes, parts = current_app.config["MAX_CONTENT_LENGTH"] // 2**20, current_app.config["MAX_FORM_PARTS"]
     messages = {
         404: _("There is nothing at this address."),

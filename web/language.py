@@ -1,7 +1,7 @@
 """The language of the page, as the visitor's browser asks for it."""
 
 from babel import negotiate_locale
-from flask import Flask, request
+from flask import Flask, Response, request
 from flask_babel import Babel, get_locale
 
 LANGUAGES = ["en", "de"]  # translations/ holds all but English
@@ -11,7 +11,7 @@ def add_languages(app: Flask) -> None:
     Babel(app, locale_selector=choose_language)
 
     @app.after_request
-    def add_header(response):
+    def add_header(response: Response) -> Response:
         if response.mimetype == "text/html" or response.status_code >= 400:  # the rest has no text to translate
             response.content_language.add(str(get_locale()))
             response.vary.add("Accept-Language")

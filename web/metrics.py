@@ -6,8 +6,10 @@ import re
 import time
 import uuid
 from datetime import UTC, datetime
+from typing import Any
 
 from flask import Flask, Response, current_app, g, jsonify, request
+from flask.typing import ResponseReturnValue
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -28,7 +30,7 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 class Metrics:
     """The metrics for Prometheus. Each app has its own registry."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # memory, processor time, open files
         self.requests = Counter("captioner_requests", "Requests", ["route", "status"], registry=self.registry)
@@ -65,12 +67,12 @@ def add_monitoring(app: Flask) -> None:
         app.add_url_rule("/metrics", view_func=metrics.show)
 
     @app.before_request
-    def begin():
+    def begin() -> None:
         given = request.headers.get("X-Request-ID", "")
         g.start, g.id = time.perf_counter(), given if re.fullmatch(REQUEST_ID, given) else uuid.uuid4().hex
 
     @app.after_request
-    def end(response):
+    def end(response: Response) -> Response:
         seconds = time.perf_counter() - g.start
         rule = request.url_rule  # None for an unknown address, which is not logged
         route = f"{request.method} {rule.rule}" if rule else "other"
@@ -90,7 +92,7 @@ def add_monitoring(app: Flask) -> None:
         return response
 
 
-def log_event(event: str, **details) -> None:
+def log_event(event: str, **details: Any) -> None:
     """Log what happens outside of requests."""
     log.info(json.dumps({"time": now(), "event": event, **details}))
 
@@ -119,7 +121,7 @@ def serve_separately(app: Flask) -> None:
         start_http_server(int(port), host.strip("[]"), app.extensions["metrics"].registry)
 
 
-def health():
+def health() -> ResponseReturnValue:
     """Alive; 503 only if a restart would help."""
     captions = current_app.extensions["captions"]
     if not captions.alive:
@@ -129,7 +131,7 @@ def health():
     return jsonify(status="ok")
 
 
-def ready():
+def ready() -> ResponseReturnValue:
     """Ready from the start, because `create_app` returns with a warm model, until the service stops."""
     if current_app.extensions["stopping"].is_set():
         return jsonify(status="stopping"), 503

@@ -47,11 +47,11 @@ def add_page(app: OpenAPI) -> None:
     app.context_processor(lambda: {"samples": SAMPLES, "language": get_locale()})
 
 
-def home(query: Options):
+def home(query: Options) -> str:
     return render_template("page.html", options=query)
 
 
-def caption_photos(query: Options):
+def caption_photos(query: Options) -> tuple[str, int]:
     files = several_uploads() or sample()
     if not files:
         abort(400, _("No photo was chosen. Choose one or more, then try again."))
@@ -78,26 +78,29 @@ def describe(file: FileStorage, options: Options) -> dict:
         photo, answer = enqueue(file, options, PREVIEW_SIDE)
     except ImageError as error:
         return {"name": file.filename, "error": _(str(error)), "status": IMAGE_STATUS[error.kind]}
+    assert photo.preview  # of the requested size
     source = "data:image/jpeg;base64," + base64.b64encode(photo.preview.jpeg).decode()
     return {"name": file.filename, "answer": answer, "source": source,
             "width": photo.preview.width, "height": photo.preview.height}  # fmt: skip
 
 
-def download(query: Format):
+def download(query: Format) -> Response:
     """The edited captions of the page's form as CSV, JSON or COCO results."""
     names, texts, found = map(request.form.getlist, ("name", "text", "alternatives"))
     texts = [" ".join(text.split()) for text in texts]
     if query.format == "csv":
         file = io.StringIO()
-        csv.writer(file).writerows([("image", "caption"), *zip(names, texts)])
+        csv.writer(file).writerows([("image", "caption"), *zip(names, texts, strict=False)])
         data, kind, name = file.getvalue().encode("utf-8-sig"), "text/csv", "captions.csv"  # so that Excel reads UTF-8
     else:
         if query.format == "coco":
-            rows = [{"image_id": Path(name).stem, "caption": text} for name, text in zip(names, texts)]
+            rows: list[dict] = [
+                {"image_id": Path(name).stem, "caption": text} for name, text in zip(names, texts, strict=False)
+            ]
         else:
             rows = [
                 {"image": name, "caption": text, "alternatives": others.split("|") if others else []}
-                for name, text, others in zip(names, texts, found)
+                for name, text, others in zip(names, texts, found, strict=False)
             ]
         data = json.dumps(rows, indent=2, ensure_ascii=False).encode() + b"\n"
         kind, name = "application/json", {"json": "captions.json", "coco": "captions.coco.json"}[query.format]
@@ -130,4 +133,5 @@ def words_with_attention(result: Caption) -> list[dict] | None:
             "attention": (word.attention / word.attention.max() * 99).astype(int).tolist(),
         }
         for word in result.words
+        if word.attention is not None
     ]

@@ -1,7 +1,7 @@
 """The requests and answers of the API, from which `/openapi.json` is made."""
 
 import functools
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from flask_openapi import FileStorage
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -57,7 +57,9 @@ class Choice(BaseModel):
     caption: str = Field(description="In lower case, without a full stop.")
     probability: Probability = Field(description="Of all its words and of the end.")
     confidence: Probability = Field(description="Estimated share of the caption that a person would also have written.")
-    words: list[Word] | None = Field(None, description="Only with attention=true, and if the model has attention.")
+    words: list[Word] | None = Field(
+        default=None, description="Only with attention=true, and if the model has attention."
+    )
 
 
 class PhotoResult(BaseModel):
@@ -81,7 +83,7 @@ class Form(BaseModel):
 
     @classmethod
     @functools.cache
-    def model_json_schema(cls, **options):
+    def model_json_schema(cls, **options: Any) -> dict[str, Any]:  # type: ignore[override]  # by a cached method
         """Cached, because flask-openapi asks for it at each request and it takes 0.3 ms."""
         return super().model_json_schema(**options)
 
@@ -99,7 +101,7 @@ class Photos(Form):
 
 
 class CaptionOptions(Options):
-    attention: bool = Field(False, description="Add the attention of each word.")
+    attention: bool = Field(default=False, description="Add the attention of each word.")
 
 
 class AttentionForm(OnePhoto):
@@ -111,6 +113,6 @@ class AttentionForm(OnePhoto):
 
     @field_validator("words", mode="before")
     @classmethod
-    def join(cls, texts: list):
+    def join(cls, texts: list) -> list:
         """Join the values of a repeated field to one list."""
         return [word for text in texts for word in (text if isinstance(text, list) else [text])]

@@ -3,7 +3,7 @@
 import hmac
 from typing import Any
 
-from flask import Flask, request
+from flask import Flask, Response, request
 from flask_babel import gettext as _
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
@@ -41,7 +41,7 @@ def add_headers(app: Flask) -> None:
     """
 
     @app.after_request
-    def add(response):
+    def add(response: Response) -> Response:
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         return response
@@ -74,7 +74,7 @@ def require_keys(app: OpenAPI) -> None:
     app.openapi_extensions["security"] = [{name: []} for name in KEY_SCHEMES]
 
     @app.before_request
-    def check():
+    def check() -> None:
         place = request.path.split("/")[1]
         if place in WITHOUT_KEY or request.method == "OPTIONS" or has_key(app.config["API_KEYS"]):
             return
@@ -97,7 +97,7 @@ def allow_origins(app: Flask) -> None:
     """Let the pages of ``ALLOWED_ORIGINS`` call the service from a browser (CORS)."""
 
     @app.after_request
-    def allow(response):
+    def allow(response: Response) -> Response:
         origins = app.config["ALLOWED_ORIGINS"]
         if origins:
             response.vary.add("Origin")

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 import time
+from typing import Any
 
 import waitress
 from flask import Flask
@@ -22,7 +23,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_server(app: Flask, listener: socket.socket):
+def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no types
     """A waitress server that keeps requests and answers in memory (by default, large ones go to a temporary file).
 
     Why waitress: one process holds one model and one queue. Waitress reads a whole request before it takes a thread,
@@ -59,7 +60,7 @@ REFUSALS = {
 class Refusal(ErrorTask):
     """The answer to a request that waitress refuses before the app sees it, in the form of the API's errors."""
 
-    def execute(self):
+    def execute(self) -> None:
         error = self.request.error
         message = REFUSALS.get(error.code, "The server cannot understand this request.")
         body = json.dumps({"status": "error", "message": message}).encode()
@@ -80,7 +81,7 @@ class BoundedChannel(HTTPChannel):
     limit = 512 * 2**20
     error_task_class = Refusal
 
-    def received(self, data):
+    def received(self, data: bytes) -> bool:
         if self.request is None:
             self.since = time.monotonic()
         elif time.monotonic() - self.since > self.server.upload_timeout:
@@ -94,7 +95,7 @@ class BoundedChannel(HTTPChannel):
         return super().received(data)
 
 
-def run(server, app: Flask) -> None:
+def run(server: Any, app: Flask) -> None:
     """Run the server until SIGTERM or Ctrl-C. SIGHUP reloads the model.
 
     At the end, finish the requests under way, refuse new photos (503), and return, at the latest after
@@ -103,7 +104,7 @@ def run(server, app: Flask) -> None:
     """
     stopping: threading.Event = app.extensions["stopping"]
 
-    def stop(*_):
+    def stop(*_: object) -> None:
         stopping.set()
         server.pull_trigger()  # wakes the loop
 
@@ -113,7 +114,7 @@ def run(server, app: Flask) -> None:
         reload = reload_in_background(app)
         signal.signal(signal.SIGHUP, lambda *_: reload.set())
 
-    def turn():
+    def turn() -> None:
         server.asyncore.loop(timeout=1, use_poll=True, map=server._map, count=1)
 
     while not stopping.is_set():

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import limits
 from flask import Config
@@ -46,7 +47,7 @@ def load_settings(config: Config, root: Path) -> None:
             raise ValueError(f"CAPTIONER_{name}{value} is not understood. An example: {example}.")
 
 
-def _is_valid(name: str, value, default) -> bool:
+def _is_valid(name: str, value: Any, default: Any) -> bool:
     if name == "RATE_LIMIT":
         try:
             return not value or bool(limits.parse_many(str(value)))

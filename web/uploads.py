@@ -3,7 +3,7 @@
 import io
 import time
 from concurrent.futures import CancelledError, Future
-from typing import NoReturn
+from typing import IO, Any, NoReturn
 
 from flask import Flask, Request, abort, current_app, g, request
 from flask_babel import gettext as _
@@ -23,16 +23,18 @@ IMAGE_STATUS = {"unsupported": 415, "damaged": 422, "too large": 413}
 class InMemoryRequest(Request):
     """A request whose uploads stay in memory (Werkzeug writes large ones to disk), within MAX_CONTENT_LENGTH."""
 
-    def _get_file_stream(self, total_content_length, content_type, filename=None, content_length=None):
+    def _get_file_stream(self, *args: Any, **kwargs: Any) -> IO[bytes]:
         return io.BytesIO()
 
 
 class Options(BaseModel):
     """The query string of the page and of the API."""
 
-    beam_width: int | None = Field(None, ge=1, le=10, description="Captions that the search keeps at each word.")
+    beam_width: int | None = Field(
+        default=None, ge=1, le=10, description="Captions that the search keeps at each word."
+    )
     alternatives: int | None = Field(
-        None, ge=1, le=5, description="Captions per photo, the best one first. The beam is at least as wide."
+        default=None, ge=1, le=5, description="Captions per photo, the best one first. The beam is at least as wide."
     )
 
     @property
@@ -72,7 +74,7 @@ def begin() -> None:
         refuse_busy("stopping", _("This service is about to restart. Please try again in a moment."))
 
 
-def drop_unanswered(_error) -> None:
+def drop_unanswered(_error: BaseException | None) -> None:
     """After each request, even a failed one: drop its photos that still wait."""
     for answer in g.pop("answers", []):
         answer.cancel()
