@@ -26,7 +26,7 @@ def image_workers():
 @pytest.fixture
 def shared_image_workers(image_workers, monkeypatch):
     """`create_app` takes the shared `image_workers`."""
-    monkeypatch.setattr("web.model.ImageWorkers", lambda: image_workers)
+    monkeypatch.setattr("web.model.ImageWorkers", lambda _: image_workers)
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +57,13 @@ def tiny_encode(tiny_encoder):
     from captioning.network.export import quantized_encoder
 
     return quantized_encoder(tiny_encoder)
+
+
+@pytest.fixture
+def uncompiled():
+    """Functions run without compilation, which takes seconds for a search. They compute the same."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

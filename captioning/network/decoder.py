@@ -235,7 +235,6 @@ class TransformerDecoder(Decoder):
         here, past = (ops.cast(compare(positions, count), words.dtype) for compare in (ops.equal, ops.less_equal))
         past = ops.expand_dims(past, 2)  # (B, C, 1, max_words)
         x = ops.expand_dims(words + ops.matmul(here, ops.cast(self.positions.embeddings, words.dtype)), 2)
-        attention = None
         for i, block in enumerate(self.blocks):
             query, key, value = block.self_attention_inputs(x)
             caches[2 * i] += here[..., None] * key

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -74,7 +74,8 @@ def load_dataset(folder: str | Path, seed: int = 0) -> Dataset:
     if not folder.is_dir():
         raise _no_dataset(f"{folder} is not a folder.")
     photos = None
-    passed_over, reasons = [], []
+    passed_over: list[str] = []
+    reasons: list[str] = []
     for pattern, read in READERS.items():
         if not (found := find_files(folder, pattern)):
             continue
@@ -103,7 +104,8 @@ def _no_dataset(*reasons: str) -> DatasetError:
 
 def _usable_captions(captions: list[Caption], problems: Problems) -> dict[str, list[str]]:
     """The captions of each image, stripped, without the dirty ones."""
-    usable, seen = {}, set()
+    usable: dict[str, list[str]] = {}
+    seen = set()
     for image, number, text, where in captions:
         if not isinstance(text, str):
             problems.add("malformed caption skipped", where)
@@ -124,7 +126,7 @@ def _usable_captions(captions: list[Caption], problems: Problems) -> dict[str, l
     return usable
 
 
-def _locate(images: Iterable[str], folders: dict, photos: dict, problems: Problems) -> dict[str, Path]:
+def _locate(images: Iterable[str], folders: Mapping, photos: dict, problems: Problems) -> dict[str, Path]:
     """The file of each image that has one: in the folder that its layout defines, else the nearest of that name."""
     image_paths = {}
     for image in images:
@@ -148,7 +150,8 @@ def _draw_splits(images: Iterable[str], seed: int) -> dict[str, list[str]]:
 
 def _assign(splits: dict, captions: dict, image_paths: dict[str, Path], problems: Problems) -> dict[str, list[str]]:
     """The usable images of each split; an image in two splits stays in the first one."""
-    images, owner = {split: [] for split in SPLITS}, {}
+    images: dict[str, list[str]] = {split: [] for split in SPLITS}
+    owner: dict[str, str] = {}
     for split in SPLITS:
         for image in splits[split]:
             photo = _COCO_YEAR.sub("", image)

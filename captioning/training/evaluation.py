@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import pandas as pd
 from nltk.tokenize import TreebankWordTokenizer
@@ -118,7 +119,7 @@ def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequenc
 
 def repeats(words: Sequence[str]) -> bool:
     """Whether a caption contains a word twice in a row, or a pair of words in the same order twice."""
-    pairs = list(zip(words, words[1:]))
+    pairs = list(pairwise(words))
     return len(set(pairs)) < len(pairs) or any(a == b for a, b in pairs)
 
 
@@ -157,7 +158,7 @@ def per_image_cider(captions: Mapping[str, str], references: Mapping[str, Sequen
     """CIDEr of each image, in percent, to find the best and the worst captions; their mean is `cider`."""
     hypotheses, truths = _pairs(captions, references)
     _, scores = Cider().compute_score(truths, hypotheses)
-    return {name: 100 * float(score) for name, score in zip(hypotheses, scores)}
+    return {name: 100 * float(score) for name, score in zip(hypotheses, scores, strict=True)}
 
 
 def score_table(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:

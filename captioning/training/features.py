@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -96,7 +97,7 @@ def extract_features(
     array_path = path.with_suffix(".npy")
     shape = (len(image_paths), encoder.regions, encoder.depth)
     fingerprint = {"names": list(image_paths), "encoder": encoder.network, "weights": checksum(encoder), "view": view}
-    index = {"fingerprint": fingerprint, "array": array_path.name, "done": 0, "rows": {}, "failed": {}}
+    index: dict[str, Any] = {"fingerprint": fingerprint, "array": array_path.name, "done": 0, "rows": {}, "failed": {}}
     if path.exists() and array_path.exists():
         old = artifacts.read_pickle(path)
         if old.get("fingerprint") == fingerprint and np.load(array_path, mmap_mode="r").shape == shape:
@@ -115,12 +116,12 @@ def extract_features(
                 if view:
                     seeds = range(index["done"], index["done"] + len(good))
                     images = np.array(
-                        [augment(x, np.random.default_rng([view, seed])) for x, seed in zip(images, seeds)]
+                        [augment(x, np.random.default_rng([view, seed])) for x, seed in zip(images, seeds, strict=True)]
                     )
                 if good:
                     rows = range(len(index["rows"]), len(index["rows"]) + len(good))
                     array[rows.start : rows.stop] = encode(images)
-                    index["rows"].update(zip(good, rows))
+                    index["rows"].update(zip(good, rows, strict=True))
                 index["failed"].update(failed)
                 index["done"] += len(good) + len(failed)
                 if number % 20 == 19 or index["done"] == len(image_paths):

@@ -25,7 +25,7 @@ def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
         for key, label in panel:
             axes.plot(range(1, len(history[key]) + 1), history[key], marker=".", label=label)
         axes.set(xlabel="epoch", ylabel="CIDEr" if panel[0][0] == "val_CIDEr" else "loss")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params("x", integer=True)
         axes.legend()
     return figure
 
@@ -42,7 +42,7 @@ def plot_attention(image: np.ndarray, words: Sequence[str], maps: Sequence[np.nd
     panels = [(" ".join(words), None)] + (list(zip(words, maps, strict=True)) if maps is not None else [])
     figure, all_axes = _gallery(len(panels), columns=5)
     height, width = image.shape[:2]
-    for axes, (title, weights) in zip(all_axes, panels):
+    for axes, (title, weights) in zip(all_axes, panels, strict=True):
         axes.imshow(image)
         axes.set_xlabel(textwrap.fill(title, 28))
         if weights is not None:
@@ -65,7 +65,7 @@ def plot_reliability(confidence: Sequence[float], truth: Sequence[float], bins: 
     )
     axes.plot([0, 1], [0, 1], color="gray", linestyle="dotted")
     means = [(c.mean(), t.mean()) for c, t in calibration_bins(confidence, truth, bins)]
-    axes.plot(*zip(*means), marker="o")
+    axes.plot(*zip(*means, strict=True), marker="o")
     return figure
 
 

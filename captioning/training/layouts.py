@@ -31,7 +31,7 @@ _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "validation", "
 class Caption(NamedTuple):
     image: str
     number: object  # distinguishes captions of one image; None if the layout has no numbers
-    text: str
+    text: object  # a str, unless the file is malformed
     where: str  # for people: file and line
 
 
@@ -44,7 +44,9 @@ class Source(NamedTuple):
 
 def _read_karpathy(folder: Path, path: Path, problems: Problems) -> Source:
     content = _read_json(path, ("images",), problems)
-    captions, splits, folders = [], {split: [] for split in SPLITS}, {}
+    captions: list[Caption] = []
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    folders: dict[str, str] = {}
     for index, entry in enumerate(content["images"]):
         where = f"{path.name} image {index}"
         try:
@@ -66,7 +68,7 @@ def _read_flickr8k(folder: Path, path: Path, problems: Problems) -> Source:
         image, number = key.rsplit("#", 1)
         return image, int(number), text
 
-    splits = {split: [] for split in SPLITS}
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for split, name in _FLICKR8K_SPLIT_FILES.items():
         if found := find_files(folder, name):
             splits[split] = [line.strip() for _, line in _lines(found[0], problems)]
@@ -92,7 +94,9 @@ def _read_kaggle_flickr30k(folder: Path, path: Path, problems: Problems) -> Sour
 
 
 def _read_coco(folder: Path, path: Path, problems: Problems) -> Source:
-    captions, splits, folders = [], {split: [] for split in SPLITS}, {}
+    captions: list[Caption] = []
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    folders: dict[str, str] = {}
     for file in sorted(path.parent.glob("captions_*.json")):
         photo_folder = file.stem.removeprefix("captions_")  # train2014, val2017 …
         split = {"tra": "train", "val": "validation"}.get(photo_folder[:3])

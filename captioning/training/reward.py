@@ -64,7 +64,7 @@ class CaptionReward:
         rewards = np.array([self._score(*pair) for pair in zip(image_names, captions, strict=True)], np.float32)
         if self._bleu:
             scorer = BleuScorer(n=4)
-            for name, caption in zip(image_names, captions):
+            for name, caption in zip(image_names, captions, strict=True):
                 scorer += (tokenized(caption) + self._end, self._texts[name])
             _, bleu = scorer.compute_score(option="closest", verbose=0)
             rewards += self._bleu * np.sum(bleu, axis=0, dtype="float32")
@@ -94,7 +94,7 @@ class CaptionReward:
                 if ngram in reference:
                     products[len(ngram) - 1] += min(tf, reference[ngram]) * reference[ngram] * squared_idf
             penalty = math.exp(-((length - reference_length) ** 2) / (2 * 6.0**2))
-            total += penalty * sum(p / (a * b) for p, a, b in zip(products, norms, reference_norms) if p)
+            total += penalty * sum(p / (a * b) for p, a, b in zip(products, norms, reference_norms, strict=True) if p)
         if self._brevity_penalty:
             expected = sum(reference_length for *_, reference_length in references) / len(references)
             total *= math.exp(min(0.0, 1 - expected / (length + 1)))

@@ -27,7 +27,7 @@ class SelfCriticalTraining(Training):
     """
 
     def __init__(self, *args, samples: int = 5, temperature: float = 0.5, **kwargs):
-        super().__init__(*args, label_smoothing=0.0, **kwargs)
+        super().__init__(*args, label_smoothing=0.0, **kwargs)  # type: ignore[misc]  # *args end before it
         self.settings |= {"samples": samples, "temperature": temperature}
         self.temperature = temperature
         self.sample, self.seeds = make_sampler(self.decoder, self.tokenizer, samples, temperature=temperature)
@@ -76,10 +76,12 @@ def match_length(
     names = list(captions)
     lengths = [min(len(tokenizer.encode(text)) - 2, MAX_LENGTH) for texts in captions.values() for text in texts]
     search = make_search(decoder, tokenizer)
-    for tenths in range(21):
+    tenths = 0
+    while True:
         batches = (features.batch(names[i : i + 50]).astype("float32") for i in range(0, len(names), 50))
         found = (tokens[0] for batch in batches for tokens in search(batch, beam_width).tokens)
         length = np.mean([len(tokenizer.words(tokens)) for tokens in found])
         if length >= np.mean(lengths) - 1 or tenths == 20:
             return float(length)
         decoder.word_bias.assign(decoder.word_bias - 0.1 * (np.arange(decoder.vocabulary_size) == tokenizer.end))
+        tenths += 1

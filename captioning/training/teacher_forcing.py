@@ -45,7 +45,7 @@ def caption_batches(
     longest = {n: max(map(len, encoded[n])) for n in names}
     batches = []
     for start in range(0, len(names), 10 * batch_size):
-        alike = sorted(names[start : start + 10 * batch_size], key=longest.get)
+        alike = sorted(names[start : start + 10 * batch_size], key=longest.__getitem__)
         batches += [alike[i : i + batch_size] for i in range(0, len(alike), batch_size)]
     random.shuffle(batches)
     result = []
@@ -112,7 +112,7 @@ class Training:
         self.decoder, self.tokenizer, self.encoder = decoder, tokenizer, encoder
         self.train, self.validation = train, validation
         self.captions: dict[str, str] = {}
-        self.features, self.views, self.image_paths = features, (features, *views), image_paths
+        self.features, self.views, self.image_paths = features or {}, (features, *views), image_paths or {}
         self.epochs, self.batch_size, self.label_smoothing, self.seed = epochs, batch_size, label_smoothing, seed
         self.folder = Path(folder)
         self.settings = {
@@ -140,8 +140,8 @@ class Training:
         self.models = [(decoder, adam(learning_rate, decoder))]
         if encoder:
             self.models.append((encoder, adam(encoder_learning_rate, encoder)))
+            self._encode = compiled(lambda images: encoder(images))
         self._step = compiled(self._train_step)
-        self._encode = compiled(lambda images: self.encoder(images))
         self._predict = compiled(lambda features, tokens: self.decoder([features, tokens]))
         self._checkpoint = tf.train.Checkpoint(
             **{f"model{i}": m for i, (m, _) in enumerate(self.models)},
@@ -153,7 +153,7 @@ class Training:
             features = self.encoder(images) if self.encoder else images
             loss = self._loss(features, tokens, weights)
         variables = [model.trainable_variables for model, _ in self.models]
-        for (_, optimizer), gradients, own in zip(self.models, tape.gradient(loss, variables), variables):
+        for (_, optimizer), gradients, own in zip(self.models, tape.gradient(loss, variables), variables, strict=True):
             optimizer.apply(gradients, own)
         return loss
 
@@ -168,14 +168,15 @@ class Training:
         random = np.random.default_rng([self.seed, epoch, 1])
         if self.encoder:
             order = {n: self.image_paths[n] for names, _ in batches for n in names}
-            stream, pictures = read_batches(order, self.encoder.image_size, self.batch_size), {}
+            stream = read_batches(order, self.encoder.image_size, self.batch_size)
+            pictures: dict[str, np.ndarray] = {}
         for names, tokens in batches:
             if self.encoder:
                 while names[-1] not in pictures:  # the stream's batches and these differ in size
                     read, images, failed = next(stream)
                     if failed:
                         raise ValueError(f"a training picture cannot be read: {failed}")
-                    pictures.update(zip(read, images))
+                    pictures.update(zip(read, images, strict=True))
                 inputs = np.stack([augment(pictures.pop(name), random) for name in names])
             else:
                 inputs = self._choose_views(names, random)
@@ -184,7 +185,7 @@ class Training:
     def _choose_views(self, names: list[str], random: np.random.Generator) -> np.ndarray:
         """Features (B, R, D) of training images, each of a random view."""
         chosen = random.integers(len(self.views), size=len(names))
-        return np.stack([self.views[view][name] for view, name in zip(chosen, names)])
+        return np.stack([self.views[view][name] for view, name in zip(chosen, names, strict=True)])
 
     def _mask(self, tokens: np.ndarray) -> np.ndarray:
         """1 for each token to predict, 0 for padding: float32 (B, C, T)."""
@@ -193,10 +194,11 @@ class Training:
     def validate(self) -> dict[str, float]:
         """Cross-entropy per word on the validation captions, and CIDEr of greedy captions."""
         if self.encoder:
-            features = {}
+            features: Mapping[str, np.ndarray] = {}
             paths = {n: self.image_paths[n] for n in self.validation}
             for names, images, _ in read_batches(paths, self.encoder.image_size, 50):
-                features.update(zip(names, ops.convert_to_numpy(self._encode(images)).astype("float16")))
+                encoded = ops.convert_to_numpy(self._encode(images)).astype("float16")
+                features |= zip(names, encoded, strict=True)
         else:
             features = self.features
         losses = []
@@ -207,7 +209,7 @@ class Training:
         for start in range(0, len(names), 50):
             batch = names[start : start + 50]
             found = self.search(np.stack([features[n] for n in batch]), 1)
-            self.captions.update((n, self.tokenizer.decode(t[0])) for n, t in zip(batch, found.tokens))
+            self.captions.update((n, self.tokenizer.decode(t[0])) for n, t in zip(batch, found.tokens, strict=True))
         return {"val_loss": float(np.mean(losses)), "val_CIDEr": cider(self.captions, self.validation)}
 
     def run(self, on_epoch: Callable[[int, dict], None] | None = None) -> dict[str, list[float]]:
@@ -248,7 +250,7 @@ class Training:
         random = np.random.default_rng([self.seed, epoch, 2])
         for model, _ in self.models:
             for layer in model._flatten_layers():
-                if isinstance(layer, keras.layers.Dropout) and layer.seed_generator is not None:
+                if isinstance(layer, keras.layers.Dropout) and layer.rate:
                     layer.seed_generator.state.assign(random.integers(2**32, size=2, dtype="uint32"))
 
     def _checkpoint_path(self, epochs: int) -> str:

@@ -45,10 +45,10 @@ def fit_word_prior(
     has_prior[[tokenizer.word_index[word] for word in FUNCTION_WORDS if word in tokenizer.word_index]] = False
     covariance, products = np.zeros((len(mean), len(mean))), np.zeros((len(mean), V))
     share_of_all = np.zeros(V)
-    for x, batch in zip(np.split(images, starts[1:]), batches):
+    for x, batch in zip(np.split(images, starts[1:]), batches, strict=True):
         x = (x - mean) / scale
         share = np.zeros((len(batch), V), "float32")
-        for row, name in zip(share, batch):
+        for row, name in zip(share, batch, strict=True):
             for caption in captions[name]:
                 row[list(set(tokenizer.encode(caption)))] += 1 / len(captions[name])
         share *= has_prior

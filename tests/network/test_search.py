@@ -12,6 +12,8 @@ from captioning.network.decoder import build_decoder
 from captioning.network.search import make_sampler, make_search
 from captioning.text import Tokenizer
 
+pytestmark = pytest.mark.usefixtures("uncompiled")  # one test compares them with the compiled ones
+
 TOKENIZER = Tokenizer.fit(["a in on"], minimum_count=1)  # function words, which may be repeated
 REGIONS, DEPTH = 4, 6
 
@@ -24,14 +26,6 @@ def decoder(request):
     for weight in decoder.weights:
         weight.assign(random.normal(size=weight.shape) * 0.7)
     return decoder
-
-
-@pytest.fixture(autouse=True)
-def _without_compilation(request):
-    """To compile a search takes seconds. Uncompiled, it computes the same: one test compares them."""
-    tf.config.run_functions_eagerly("compiled" not in request.node.name)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +96,7 @@ def test_batch_gives_what_single_images_give(decoder, features, search):
 
 def test_compiled_search_gives_what_uncompiled_search_gives(decoder, features, search):
     """Also when the weights change later."""
+    tf.config.run_functions_eagerly(False)
     compiled = search(features, 3)
     tf.config.run_functions_eagerly(True)
     uncompiled = search(features, 3)

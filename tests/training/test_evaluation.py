@@ -124,8 +124,10 @@ def test_cider_alone_and_by_image(no_java):
         assert score_captions(CAPTIONS, REFERENCES)["CIDEr"] == pytest.approx(cider(CAPTIONS, REFERENCES))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("java"), reason="METEOR needs Java")
 def test_meteor_with_java(monkeypatch):
+    """Slow: it starts Java."""
     started = []
     popen = evaluation.subprocess.Popen
     monkeypatch.setattr(evaluation.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])

@@ -1,58 +1,33 @@
+"""Teacher forcing and distillation, with a tiny decoder."""
+
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
+from scenes import draw_dataset
+from training_runs import CAPTIONS, TOKENIZER, WORDS, new_decoder, new_features, new_run
 
 from captioning.network.decoder import build_decoder
-from captioning.encoder import Encoder, Features
-from captioning.network.search import make_search
+from captioning.network.encoder import Encoder
 from captioning.text import Tokenizer
-from captioning.training import (
-    Distillation,
-    SelfCriticalTraining,
-    Training,
-    caption_batches,
-    caption_loss,
-    match_length,
-)
-from scenes import draw_dataset
-
-WORDS = "red green blue".split()
-CAPTIONS = {f"{i}.jpg": [f"a {WORDS[i % 3]} ball", f"there is a {WORDS[i % 3]} ball here"] for i in range(30)}
-TOKENIZER = Tokenizer.fit([c for cs in CAPTIONS.values() for c in cs], 1)
-
-
-@pytest.fixture
-def features():
-    """The colour is in the features."""
-    random = np.random.default_rng(0)
-    array = np.stack([np.eye(3)[i % 3] + random.normal(0, 0.1, (4, 3)) for i in range(30)]).astype("float16")
-    return Features(array, {n: i for i, n in enumerate(CAPTIONS)}, {})
-
-
-def make(cls, folder, features, decoder=None, **settings):
-    train = {n: c for n, c in CAPTIONS.items() if int(n[:-4]) < 24}
-    validation = {n: c for n, c in CAPTIONS.items() if n not in train}
-    settings = {"epochs": 4, "batch_size": 8, "learning_rate": 2e-2} | settings
-    return cls(decoder or new_decoder(), TOKENIZER, train, validation, folder, features=features, **settings)
-
-
-def new_decoder(seed=0):
-    import keras
-
-    keras.utils.set_random_seed(seed)
-    return build_decoder("attention", len(TOKENIZER), 4, 3, units=16, dropout=0.0, input_dropout=0.0)
+from captioning.training.datasets import load_dataset
+from captioning.training.features import Features
+from captioning.training.self_critical import SelfCriticalTraining
+from captioning.training.teacher_forcing import Distillation, Training, caption_batches, caption_loss
 
 
 def test_batches_hold_every_image_once_and_its_captions():
     batches = caption_batches(CAPTIONS, TOKENIZER, 8, seed=0, epoch=0, captions_per_image=2)
     assert sorted(n for names, _ in batches for n in names) == sorted(CAPTIONS)
     for names, tokens in batches:
-        assert tokens.shape[:2] == (len(names), 2) and (tokens.shape[2] - 1) % 4 == 0
-        for name, rows in zip(names, tokens):
+        assert tokens.shape[:2] == (len(names), 2)
+        assert (tokens.shape[2] - 1) % 4 == 0
+        for name, rows in zip(names, tokens, strict=True):
             assert [TOKENIZER.decode(row[1:]) for row in rows] == CAPTIONS[name]
 
 
-def test_batches_depend_on_seed_and_epoch_alone():
+def test_batches_depend_only_on_seed_and_epoch():
     def order(seed, epoch):
         return [n for names, _ in caption_batches(CAPTIONS, TOKENIZER, 8, seed, epoch) for n in names]
 
@@ -60,7 +35,7 @@ def test_batches_depend_on_seed_and_epoch_alone():
     assert order(0, 0) != order(0, 1) != order(1, 1)
 
 
-def test_loss_is_the_mean_cross_entropy_of_what_is_not_padding():
+def test_loss_is_the_mean_cross_entropy_without_padding():
     logits = np.log([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [1 / 3, 1 / 3, 1 / 3]]]).astype("float32")
     targets, weights = np.array([[0, 1, 2]]), np.array([[1.0, 1.0, 0.0]], "float32")
     loss = float(caption_loss(logits, targets, weights))
@@ -71,18 +46,17 @@ def test_loss_is_the_mean_cross_entropy_of_what_is_not_padding():
 
 
 def test_padding_has_no_gradient():
-    import tensorflow as tf
-
     logits = tf.constant(np.random.default_rng(0).normal(size=(1, 3, 5)).astype("float32"))
     with tf.GradientTape() as tape:
         tape.watch(logits)
         loss = caption_loss(logits, np.array([[1, 2, 3]]), np.array([[1.0, 0.5, 0.0]], "float32"), 0.1)
     gradient = ops.convert_to_numpy(tape.gradient(loss, logits))
-    assert (gradient[0, 2] == 0).all() and (gradient[0, :2] != 0).all()
+    assert (gradient[0, 2] == 0).all()
+    assert (gradient[0, :2] != 0).all()
 
 
-def test_it_learns_and_keeps_the_best(features, tmp_path):
-    training = make(Training, tmp_path, features, epochs=20, label_smoothing=0.0)
+def test_training_learns_and_keeps_the_best_epoch(tmp_path):
+    training = new_run(Training, tmp_path, epochs=20, label_smoothing=0.0)
     history = training.run()
     assert {len(v) for v in history.values()} == {20}
     assert history["loss"][-1] < history["loss"][0] / 2
@@ -91,62 +65,53 @@ def test_it_learns_and_keeps_the_best(features, tmp_path):
         assert WORDS[int(name[:-4]) % 3] in caption
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [Training, SelfCriticalTraining])
-def test_it_trains_on_all_views_and_validates_on_the_whole_photo(cls, features, tmp_path):
+def test_training_uses_all_views_and_validates_on_the_whole_photo(cls, tmp_path):
+    """Slow: two compilations."""
+    features = new_features()
     other = Features(features.array + 100, features.rows, {})
-    training = make(cls, tmp_path, features, views=[other])
-    seen = np.concatenate([looked for looked, *_ in training.batches(0)])
-    assert len(seen) == 24
-    assert 0 < (seen.max((1, 2)) > 50).sum() < 24
-    assert (
-        training.validate()["val_loss"] == make(Training, tmp_path, features, training.decoder).validate()["val_loss"]
-    )
+    training = new_run(cls, tmp_path, views=[other])
+    used = np.concatenate([images for images, *_ in training.batches(0)])
+    assert len(used) == 24
+    assert 0 < (used.max((1, 2)) > 50).sum() < 24
+    without_views = new_run(Training, tmp_path, training.decoder)
+    assert training.validate()["val_loss"] == without_views.validate()["val_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [Training, SelfCriticalTraining])
-def test_an_interrupted_run_ends_where_a_whole_one_does(cls, features, tmp_path):
-    whole = make(cls, tmp_path / "whole", features).run()
+def test_an_interrupted_run_ends_as_a_whole_one(cls, tmp_path):
+    """With dropout, too. Slow: three runs."""
+    whole = new_run(cls, tmp_path / "whole", new_decoder(dropout=0.3)).run()
 
     def interrupt(epoch, values):
         if epoch == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(cls, tmp_path / "cut", features).run(interrupt)
+        new_run(cls, tmp_path / "cut", new_decoder(dropout=0.3)).run(interrupt)
     epochs = []
-    resumed = make(cls, tmp_path / "cut", features).run(lambda epoch, _: epochs.append(epoch))
+    resumed = new_run(cls, tmp_path / "cut", new_decoder(dropout=0.3)).run(lambda epoch, _: epochs.append(epoch))
     assert epochs == [2, 3]
     assert resumed["loss"] == pytest.approx(whole["loss"], rel=1e-3)
 
 
-def test_other_settings_start_anew(features, tmp_path):
-    make(Training, tmp_path, features, epochs=1).run()
+@pytest.mark.slow
+def test_other_settings_start_from_the_beginning(tmp_path):
+    """Slow: three runs."""
+    new_run(Training, tmp_path, epochs=1).run()
     epochs = []
-    make(Training, tmp_path, features, epochs=2).run(lambda epoch, _: epochs.append(epoch))
+    new_run(Training, tmp_path, epochs=2).run(lambda epoch, _: epochs.append(epoch))
     assert epochs == [0, 1]
     epochs.clear()
-    make(Training, tmp_path, features, new_decoder(seed=1), epochs=2).run(lambda epoch, _: epochs.append(epoch))
+    new_run(Training, tmp_path, new_decoder(seed=1), epochs=2).run(lambda epoch, _: epochs.append(epoch))
     assert epochs == [0, 1]
 
 
-def test_self_critical_training_raises_the_reward(features, tmp_path):
-    decoder = new_decoder()
-    make(Training, tmp_path / "first", features, decoder, epochs=3, learning_rate=5e-3).run()
-
-    def mean_reward():
-        samples = ops.convert_to_numpy(training.sample(features.array[:24]))
-        captions = [TOKENIZER.decode(row) for row in samples.reshape(-1, samples.shape[-1])]
-        return training.reward.reward([f"{i}.jpg" for i in range(24) for _ in range(5)], captions).mean()
-
-    training = make(SelfCriticalTraining, tmp_path / "second", features, decoder, epochs=8)
-    before = mean_reward()
-    training.run()
-    assert mean_reward() > before
-
-
+@pytest.mark.slow
 def test_fine_tuning_changes_every_stage_of_the_encoder(tmp_path):
-    from captioning.training.datasets import load_dataset
-
+    """Slow: it trains a ResNet50."""
     dataset = load_dataset(draw_dataset(tmp_path, images=20, size=32))
     tokenizer = Tokenizer.fit((c for cs in dataset.captions["train"].values() for c in cs), 1)
     encoder = Encoder("resnet50", image_size=32)
@@ -154,52 +119,33 @@ def test_fine_tuning_changes_every_stage_of_the_encoder(tmp_path):
     before = {w.path: ops.convert_to_numpy(w) for w in encoder.trainable_variables}
     training = Training(
         decoder, tokenizer, dataset.captions["train"], dataset.captions["validation"], tmp_path / "run", epochs=1,
-        encoder=encoder, image_paths=dataset.image_paths, encoder_learning_rate=1e-3, batch_size=3,  # one short batch among the others
+        encoder=encoder, image_paths=dataset.image_paths, encoder_learning_rate=1e-3,
+        batch_size=3,  # so that one batch is shorter
     )  # fmt: skip
     training.run()
-    changed = {p for p, w in before.items() if (w != ops.convert_to_numpy(_named(encoder, p))).any()}
+    changed = {p for p, w in before.items() if (w != ops.convert_to_numpy(weight(encoder, p))).any()}
     for stage in ("conv1", "conv2", "conv3", "conv4", "conv5"):
         assert any(stage in path for path in changed), stage
-    fresh = Encoder("resnet50", image_size=32)
-    fresh.load_weights(tmp_path / "run" / "best1.weights.h5")  # as a finished run does when it is run again
-    np.testing.assert_array_equal(_named(fresh, "conv1_conv/kernel"), _named(encoder, "conv1_conv/kernel"))
+    again = Encoder("resnet50", image_size=32)
+    again.load_weights(tmp_path / "run" / "best1.weights.h5")  # as a finished run does when it is run again
+    np.testing.assert_array_equal(weight(again, "conv1_conv/kernel"), weight(encoder, "conv1_conv/kernel"))
 
 
-def _named(encoder, path):
+def weight(encoder: keras.Model, path: str):
     return next(w for w in encoder.trainable_variables if w.path.endswith(path))
 
 
-def test_distillation_brings_a_decoder_close_to_its_teacher(tmp_path, features):
-    teacher = make(Training, tmp_path / "teacher", features)
+@pytest.mark.slow
+def test_distillation_makes_a_decoder_similar_to_its_teacher(tmp_path):
+    """Slow: two runs."""
+    teacher = new_run(Training, tmp_path / "teacher")
     teacher.run()
-    student = new_decoder(seed=1)
-    training = Distillation(
-        teacher.decoder,
-        student,
-        TOKENIZER,
-        dict(list(CAPTIONS.items())[:24]),
-        dict(list(CAPTIONS.items())[24:]),
+    student = new_run(
+        lambda *arguments, **settings: Distillation(teacher.decoder, *arguments, **settings),
         tmp_path / "student",
-        6,
-        features=features,
-        batch_size=8,
-        learning_rate=2e-2,
+        new_decoder(seed=1),
+        epochs=6,
     )
-    history = training.run()
+    history = student.run()
     assert history["loss"][-1] < 0.2 * history["loss"][0]
-    assert training.settings["teacher"] != training.settings["decoder"]
-
-
-def test_captions_are_made_as_long_as_people_s_but_for_a_word(features):
-    decoder = new_decoder()
-    decoder.word_bias.assign(1.5 * (np.arange(len(TOKENIZER)) == TOKENIZER.end))  # ends at once
-
-    def mean_length():
-        return np.mean((make_search(decoder, TOKENIZER)(features.array, 3).tokens[:, 0] > TOKENIZER.end).sum(1))
-
-    assert mean_length() < 2
-    people = np.mean([len(text.split()) for texts in CAPTIONS.values() for text in texts])
-    assert match_length(decoder, TOKENIZER, features, CAPTIONS) == mean_length() >= people - 1
-    before = decoder.word_bias.numpy()
-    match_length(decoder, TOKENIZER, features, CAPTIONS)
-    np.testing.assert_array_equal(decoder.word_bias, before)  # long enough already
+    assert student.settings["teacher"] != student.settings["decoder"]

@@ -1,0 +1,32 @@
+"""A tiny data set whose features hold what its captions say, and runs of training on it."""
+
+import keras
+import numpy as np
+
+from captioning.network.decoder import build_decoder
+from captioning.text import Tokenizer
+from captioning.training.features import Features
+
+WORDS = ["red", "green", "blue"]
+CAPTIONS = {f"{i}.jpg": [f"a {WORDS[i % 3]} ball", f"there is a {WORDS[i % 3]} ball here"] for i in range(30)}
+TOKENIZER = Tokenizer.fit([c for cs in CAPTIONS.values() for c in cs], 1)
+
+
+def new_features() -> Features:
+    """The colour is in the features."""
+    random = np.random.default_rng(0)
+    array = np.stack([np.eye(3)[i % 3] + random.normal(0, 0.1, (4, 3)) for i in range(30)]).astype("float16")
+    return Features(array, {n: i for i, n in enumerate(CAPTIONS)}, {})
+
+
+def new_decoder(seed=0, dropout=0.0):
+    keras.utils.set_random_seed(seed)
+    return build_decoder("attention", len(TOKENIZER), 4, 3, units=16, dropout=dropout, input_dropout=dropout)
+
+
+def new_run(cls, folder, decoder=None, **settings):
+    """A training of class `cls` that can be run."""
+    train = {n: c for n, c in CAPTIONS.items() if int(n[:-4]) < 24}
+    validation = {n: c for n, c in CAPTIONS.items() if n not in train}
+    settings = {"epochs": 4, "batch_size": 8, "learning_rate": 2e-2, "features": new_features()} | settings
+    return cls(decoder or new_decoder(), TOKENIZER, train, validation, folder, **settings)
