@@ -62,7 +62,8 @@ def test_the_image_holds_only_what_serves(image_folder):
     assert {"app.py", "captioning/generator.py", "web/api.py", "templates/page.html", "static/page.js"} <= files
     assert "translations/de/LC_MESSAGES/messages.mo" in files
     assert {name for name in files if name.startswith("artifacts/")} == {
-        f"artifacts/{name}" for name in ("config.pkl", "tokenizer.pkl", "encoder.tflite", "search.tar.xz", "manifest.json")
+        f"artifacts/{name}"
+        for name in ("config.pkl", "tokenizer.pkl", "encoder.tflite", "search.tar.xz", "manifest.json")
     }
     assert not [name for name in files if re.search(r"network/|training/|tests/|\.po$|\.ipynb$|\.git|\.pyc$", name)]
 
@@ -150,7 +151,13 @@ def api_gateway(method: str, path: str, body: str | None = None, query: str = ""
             "accountId": "123456789012",
             "apiId": "abc123",
             "domainName": "abc123.execute-api.eu-central-1.amazonaws.com",
-            "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "192.0.2.1", "userAgent": "test"},
+            "http": {
+                "method": method,
+                "path": path,
+                "protocol": "HTTP/1.1",
+                "sourceIp": "192.0.2.1",
+                "userAgent": "test",
+            },
             "requestId": "JKJaXmPLvHcESHA=",
             "routeKey": "$default",
             "stage": "$default",
@@ -246,7 +253,10 @@ def test_manifests_fit_each_other(manifests):
         manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
     ):
         assert selector.items() <= pod["metadata"]["labels"].items()
-    assert manifests["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == manifests["Deployment"]["metadata"]["name"]
+    assert (
+        manifests["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"]
+        == manifests["Deployment"]["metadata"]["name"]
+    )
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     environment = {variable["name"]: variable["value"] for variable in container["env"]}
     assert environment["CAPTIONER_METRICS_LISTEN"].endswith(f":{ports['metrics']}")

@@ -2,10 +2,10 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captioning.images import ImageError
 from generate_captions import Caption, CaptionGenerator, find_photos, main, write_captions
 
 ROOT = Path(__file__).parent.parent
@@ -29,44 +28,6 @@ def photos(tmp_path_factory):
     (folder / "c.jpg").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("not looked at")
     return folder
-
-
-def test_caption_has_words_probabilities_and_attention(generator, photos):
-    caption = generator.caption(photos / "b.jpg", beam_width=3, alternatives=3)
-    assert caption.text == " ".join(word.text for word in caption.words) != ""
-    assert 0 < caption.probability <= np.prod([word.probability for word in caption.words]) * 1.001
-    for word in caption.words:
-        assert word.attention.shape == (7, 7)
-        assert word.attention.sum() == pytest.approx(1, abs=1e-4)
-    texts = [alternative.text for alternative in caption.alternatives]
-    assert len(set(texts)) == 3 and texts[0] == caption.text
-
-
-def test_every_kind_of_photo_gives_the_same(generator, photos):
-    path = photos / "b.jpg"
-    image = Image.open(path)
-    expected = generator.caption(path).text
-    with path.open("rb") as file:
-        for photo in (str(path), path.read_bytes(), file, image, np.asarray(image)):
-            assert generator.caption(photo).text == expected
-
-
-def test_batch_gives_what_single_photos_give(generator, photos):
-    pictures = [photos / "a noise.png", photos / "b.jpg", np.full((50, 60, 3), 200, "uint8")]
-    batch = generator.caption_batch(pictures)
-    for together, picture in zip(batch, pictures):
-        alone = generator.caption(picture)
-        assert together.text == alone.text
-        assert together.probability == pytest.approx(alone.probability, rel=1e-3)
-    assert generator.caption_batch([]) == []
-
-
-def test_bad_arguments(generator, photos):
-    with pytest.raises(ImageError):
-        generator.caption(photos / "c.jpg")
-    for arguments in ({"beam_width": 0}, {"beam_width": 99}, {"alternatives": 0}, {"alternatives": 11}):
-        with pytest.raises(ValueError, match="between 1 and"):
-            generator.caption(photos / "b.jpg", **arguments)
 
 
 def test_folders_are_searched_in_order(photos):
@@ -85,7 +46,8 @@ def test_command_line_captions_the_good_and_reports_the_bad(photos):
     lines = [line.split("\t") for line in result.stdout.splitlines()]
     assert [path for path, _ in lines] == [str(photos / "a noise.png"), str(photos / "b.jpg")]
     assert all(caption for _, caption in lines)
-    assert "c.jpg" in result.stderr and "Traceback" not in result.stderr
+    printed = [line for line in re.split(r"[\r\n]+", result.stderr) if line.strip() and "photo/s]" not in line]
+    assert [line for line in printed if not line.startswith(f"error: {photos / 'c.jpg'}: This is not a photo")] == []
 
 
 @pytest.fixture
@@ -99,7 +61,8 @@ def test_json_holds_alternatives_and_errors(in_process, photos, capsys):
     assert in_process([str(photos), "--format", "json", "--alternatives", "2"]) == 1
     good, _, bad = json.loads(capsys.readouterr().out)
     assert [len(good["alternatives"]), good["alternatives"][0]["caption"]] == [2, good["caption"]]
-    assert set(good) == {"image", "caption", "probability", "alternatives"}
+    assert set(good) == {"image", "caption", "probability", "confidence", "alternatives"}
+    assert set(good["alternatives"][0]) == {"caption", "probability", "confidence"}
     assert set(bad) == {"image", "error"} and bad["image"] == str(photos / "c.jpg")
 
 
@@ -158,11 +121,4 @@ def test_awkward_names_survive(tmp_path):
     path = tmp_path / 'a, "b".jpg'
     text = io.StringIO()
     write_captions([(path, Caption("a dog", 0.5, 0.7, []), None)], "csv", text)
-    assert list(csv.reader(io.StringIO(text.getvalue())))[1] == [str(path), "a dog", "0.5"]
-
-
-def test_several_threads_may_use_it(generator):
-    photos = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (40, 50, 3), np.uint8)) for n in range(4)]
-    alone = [generator.caption(photo).text for photo in photos]
-    with ThreadPoolExecutor(4) as threads:
-        assert [caption.text for caption in threads.map(generator.caption, photos * 3)] == alone * 3
+    assert list(csv.reader(io.StringIO(text.getvalue())))[1] == [str(path), "a dog", "0.5", "0.7"]

@@ -1,4 +1,7 @@
-"""The three notebooks, run headless on scenes that the test draws; a tiny model must really learn."""
+"""The three notebooks, run headless on scenes that the test draws: a tiny model must really learn.
+
+Slow: it trains a model and converts it for each beam width.
+"""
 
 import json
 import os
@@ -6,11 +9,12 @@ from pathlib import Path
 
 import papermill
 import pytest
+from scenes import draw_dataset
 
 from captioning.artifacts import read_pickle
 from generate_captions import CaptionGenerator
-from scenes import draw_dataset
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 
 

@@ -7,7 +7,16 @@ CAPTIONS = ["A dog runs .", "The dog's 2 puppies run !", "a tri-colored dog", "U
 
 
 def test_cleaning_keeps_words_and_drops_punctuation():
-    assert clean("A tri-colored dog's 2 toys , in the T-shirt .") == "a tri-colored dog's 2 toys in the t-shirt".split()
+    assert clean("A tri-colored dog's 2 toys , in the T-shirt .") == [
+        "a",
+        "tri-colored",
+        "dog's",
+        "2",
+        "toys",
+        "in",
+        "the",
+        "t-shirt",
+    ]
     assert clean("Un été") == ["un", "été"]
     assert clean("_foo_ -- ...") == ["foo"]
 

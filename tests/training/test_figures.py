@@ -24,7 +24,7 @@ def test_plot_history_draws_each_curve():
 
 
 def test_plot_attention(tmp_path):
-    words = "a black dog runs through tall grass".split()
+    words = ["a", "black", "dog", "runs", "through", "tall", "grass"]
     figure = plot_attention(PHOTO, words, [np.full((7, 7), 1 / 49)] * 7)
     assert len(figure.axes) == 1 + len(words)
     assert [axes.get_xlabel() for axes in figure.axes[1:]] == words

@@ -11,7 +11,7 @@ from captioning.training.features import Features
 from captioning.training.word_prior import RIDGE, fit_word_prior
 
 REGIONS, DEPTH, PHOTOS = 4, 6, 700  # more than a batch of `fit_word_prior`
-WORDS = "red green blue dog ball".split()
+WORDS = ["red", "green", "blue", "dog", "ball"]
 RANDOM = np.random.default_rng(0)
 ARRAY = RANDOM.normal(1, 1, (PHOTOS, REGIONS, DEPTH)).astype("float16")
 MEANS = ARRAY.astype("float64").mean(1)

@@ -1,0 +1,73 @@
+"""The application as an operator starts it."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+from helpers import ROOT
+
+import app
+
+HEAVY = {"h5py", "keras", "matplotlib", "nltk", "pandas", "tensorflow"}
+IMPORTED = """
+import json, sys
+import app, generate_captions
+application = app.create_app()
+application.extensions["images"].close()
+generate_captions.main(["static/samples/dog.webp"])
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_port_in_use(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert app.main(["--port", str(port)]) == 2
+    assert capsys.readouterr().err == (
+        f"Captioner cannot start: 127.0.0.1 port {port} is used by another program. "
+        "Choose another with --host or --port.\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--port", "70000"], ["--host", "203.0.113.1"]])
+def test_address_that_cannot_be_used(arguments, capsys):
+    assert app.main(arguments) == 2
+    assert "cannot be used" in capsys.readouterr().err
+
+
+def test_no_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ARTIFACTS_DIR", str(tmp_path / "absent"))
+    assert app.main(["--port", "0"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Captioner cannot start:")
+    assert "absent" in error
+    assert error.count("\n") == 1
+
+
+def test_start():
+    """It prints its address, answers, and ends at Ctrl-C."""
+    command = [sys.executable, ROOT / "app.py", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        assert server.stderr
+        try:
+            ready = re.fullmatch(r"Captioner ready at (http://127\.0\.0\.1:\d+)\n", server.stdout.readline())
+            assert ready
+            with urllib.request.urlopen(f"{ready[1]}/ready") as answer:
+                assert answer.status == 200
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait(10) == 0
+        assert [json.loads(line)["route"] for line in server.stderr] == ["/ready"]  # and no chatter of libraries
+
+
+def test_captioning_imports_no_training_library():
+    run = subprocess.run([sys.executable, "-c", IMPORTED], cwd=ROOT, capture_output=True, text=True, check=True)
+    modules = json.loads(run.stdout.splitlines()[-1])
+    assert "captioning.generator" in modules
+    assert HEAVY & set(modules) == set()
