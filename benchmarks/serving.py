@@ -1,9 +1,9 @@
-"""How long a caption takes: the bare encoder, greedy and beam search, one `predict()` a word, and the server under load.
+"""Measure how long a caption takes: encoder, greedy and beam search, one `predict()` per word, the server under load.
 
     python benchmarks/serving.py
 
-Prints a Markdown table, after four minutes on two cores. Everything is measured in one run with the model in `artifacts/` (or `ARTIFACTS_DIR`) and
-random photos of the size of Flickr8k's: times do not depend on what the pictures show. The machine should be idle.
+Prints a Markdown table after some four minutes on two cores. Everything is measured in one run, with the model in
+`artifacts/` (or `ARTIFACTS_DIR`) and random photos of the size of Flickr8k's. The machine should be idle.
 """
 
 import argparse
@@ -158,7 +158,7 @@ class Server:
 
 def resident(pid: int) -> int:
     """Resident megabytes of a process (Linux)."""
-    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) // 1024
+    return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) // 1024
 
 
 def first_caption(photo: bytes) -> float:
@@ -173,8 +173,8 @@ def first_caption(photo: bytes) -> float:
 
 def machine() -> str:
     try:
-        name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError):
+        name = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
+    except (OSError, IndexError):
         name = platform.processor()
     return f"{os.cpu_count()} cores, {name}; Python {platform.python_version()}, TensorFlow {tf.__version__}"
 
@@ -211,16 +211,17 @@ def main():
             Path(folder, f"{number}.jpg").write_bytes(photo)
         files = sorted(Path(folder).iterdir())
         list(caption_files(generator, workers, files[:8], 3, 1))  # compiles
-        speeds, ratios = [], {size: [] for size in BATCHES}
+        speeds: list[float] = []
+        products: dict[int, list[float]] = {size: [] for size in BATCHES}
         for _ in range(ROUNDS):  # turn by turn: a machine's speed changes within seconds
             alone = {size: seconds(encode, photos[:size], repeat=max(3, 32 // size)) / size for size in BATCHES}
             start = time.perf_counter()
             assert all(error is None for *_, error in caption_files(generator, workers, files, 3, 1))
             speeds.append(BULK / (time.perf_counter() - start))
             for size in BATCHES:
-                ratios[size].append(speeds[-1] * alone[size])
-    bulk, ratios = statistics.median(speeds), {size: statistics.median(values) for size, values in ratios.items()}
-    best = min(ratios, key=ratios.get)  # the batch size at which the encoder alone is fastest
+                products[size].append(speeds[-1] * alone[size])
+    bulk, ratios = statistics.median(speeds), {size: statistics.median(values) for size, values in products.items()}
+    best = min(BATCHES, key=ratios.__getitem__)  # the batch size at which the encoder alone is fastest
     rows.append((f"encoder alone, batches of {best}", f"{bulk / ratios[best]:.1f} photos/s", ""))
     rows.append((f"a folder of {BULK} photos, beam 3", f"{bulk:.1f} photos/s", f"{ratios[best]:.2f} of encoder alone"))
 

@@ -7,6 +7,7 @@ a few steps of each kind are timed and scaled to an epoch of that many images wi
 """
 
 import argparse
+import functools
 import os
 import sys
 import time
@@ -81,6 +82,10 @@ def one_prefix(decoder):
     return train_step(decoder, loss)
 
 
+def convert(decoder, tokenizer, beam_width):
+    return convert_search(decoder, tokenizer, beam_width, MAX_LENGTH, LENGTH_POWER)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=6000, help="images of an epoch (default: 6000)")
@@ -105,7 +110,7 @@ def main():
             samples = images * CAPTIONS * (WORDS + 1)
             slow = seconds(one_prefix(decoder), repeated, prefixes) * samples / len(prefixes)
             rows.append((f"{name}: one epoch, one sample a prefix ({slow / epoch:.0f} times as long)", slow))
-        search = ExportedSearch(lambda width: convert_search(decoder, tokenizer, width, MAX_LENGTH, LENGTH_POWER))
+        search = ExportedSearch(functools.partial(convert, decoder, tokenizer))
         for width in (1, 3, 5):
             each = seconds(lambda f, s=search, w=width: s(f, w).scores, features) / BATCH
             rows.append((f"{name}: captions for 1,000 photos from features, beam {width}", each * 1000))

@@ -10,7 +10,7 @@ import io
 import math
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import (  # noqa: F401  # else Pillow loads all its 40 plugins
@@ -77,7 +77,7 @@ class Photo(NamedTuple):
     preview: Preview | None
 
 
-def read_image(source, min_size: tuple[int, int] | None = None) -> np.ndarray:
+def read_image(source: Any, min_size: tuple[int, int] | None = None) -> np.ndarray:
     """Reads a photo as an upright RGB array.
 
     Of an animation, it reads the first frame. Transparent areas become white. The EXIF orientation is applied.
@@ -100,7 +100,7 @@ def read_image(source, min_size: tuple[int, int] | None = None) -> np.ndarray:
     return np.asarray(open_photo(source, min_size))
 
 
-def open_photo(source, min_size: tuple[int, int] | None = None) -> Image.Image:
+def open_photo(source: Any, min_size: tuple[int, int] | None = None) -> Image.Image:
     """Like `read_image`, but returns a Pillow image of mode RGB. It takes no arrays.
 
     The `info["original_size"]` of a photo from a file is the (width, height) in pixels of the upright original. The
@@ -120,7 +120,7 @@ def open_photo(source, min_size: tuple[int, int] | None = None) -> Image.Image:
     return _read_file(io.BytesIO(data), min_size)
 
 
-def read_photo(source, size: int, preview: int | None = None) -> Photo:
+def read_photo(source: Any, size: int, preview: int | None = None) -> Photo:
     """Reads a photo for the encoder, and makes a small copy of it to show.
 
     Args:
@@ -193,7 +193,7 @@ def augment(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return result
 
 
-def _read_file(file, min_size) -> Image.Image:
+def _read_file(file: BinaryIO, min_size: tuple[int, int] | None) -> Image.Image:
     if not file.read(1):
         raise ImageError("The file is empty. Choose another file, or download this one again.")
     file.seek(0)
@@ -223,7 +223,7 @@ def _read_file(file, min_size) -> Image.Image:
         return photo
 
 
-def _scans(file) -> int:
+def _scans(file: BinaryIO) -> int:
     """The number of scans in a JPEG, counted by their marker, which cannot occur within a scan."""
     position = file.tell()
     file.seek(0)
@@ -232,7 +232,7 @@ def _scans(file) -> int:
     return count
 
 
-def _decode(image: Image.Image, min_size=None) -> Image.Image:
+def _decode(image: Image.Image, min_size: tuple[int, int] | None = None) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large()

@@ -38,7 +38,7 @@ def ignored_by_docker(path: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def image_folder(tmp_path_factory) -> Path:
+def image_folder(tmp_path_factory):
     """A folder with what the image holds, in which nothing can be written."""
     folder = tmp_path_factory.mktemp("image")
     for place, folders, files in os.walk(ROOT):
@@ -72,10 +72,10 @@ def test_the_image_holds_only_what_serves(image_folder):
 def test_the_image_serves_without_rights(image_folder, tmp_path):
     """Start a server process with the image's command and files, with another user's rights if possible."""
     dockerfile = (ROOT / "Dockerfile").read_text()
-    command = json.loads(re.search(r"^CMD (.*)", dockerfile, re.MULTILINE)[1])  # type: ignore[index]
+    command = json.loads(re.search(r"^CMD (.*)", dockerfile, re.MULTILINE)[1])
     environment = {
-        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOST": "127.0.0.1", "PORT": "0", "HOME": "/nonexistent",
-        "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOST": "127.0.0.1", "PORT": "0",
+        "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
     if reader_is_possible(image_folder):
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", *command]

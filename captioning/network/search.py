@@ -17,7 +17,11 @@ from captioning.text import Tokenizer
 MAX_LENGTH = 20  # words; 98 % of Flickr8k's captions are shorter
 LENGTH_POWER = 0.7  # hypotheses are compared by log probability / length ** LENGTH_POWER
 NEVER = -1e9  # log probability of what must not be chosen
-FUNCTION_WORDS = ["a", "an", "the", "some", "other", "another", "and", "or", "with", "without", "of", "in", "on", "at", "to", "for", "from", "by", "as", "is", "are", "be", "has", "have", "that", "which", "who", "where", "while", "it", "its", "he", "him", "his", "she", "her", "they", "their", "them", "one", "two", "three", "there", "up", "down", "out", "off", "over", "under", "near", "next", "behind", "between", "through", "along", "across", "around", "against", "above", "into", "onto", "toward", "towards", "away", "front", "side", "top", "back"]  # the words that a caption may contain more than once
+FUNCTION_WORDS = """
+a an the some other another and or with without of in on at to for from by as is are be has have that which who where
+while it its he him his she her they their them one two three there up down out off over under near next behind between
+through along across around against above into onto toward towards away front side top back
+""".split()  # noqa: SIM905  # the words that a caption may contain more than once
 
 
 def make_search(

@@ -112,7 +112,8 @@ class Training:
         self.decoder, self.tokenizer, self.encoder = decoder, tokenizer, encoder
         self.train, self.validation = train, validation
         self.captions: dict[str, str] = {}
-        self.features, self.views, self.image_paths = features or {}, (features, *views), image_paths or {}
+        self.features: Mapping[str, np.ndarray] = features or {}
+        self.views, self.image_paths = (features, *views), image_paths or {}
         self.epochs, self.batch_size, self.label_smoothing, self.seed = epochs, batch_size, label_smoothing, seed
         self.folder = Path(folder)
         self.settings = {
@@ -194,13 +195,12 @@ class Training:
     def validate(self) -> dict[str, float]:
         """Cross-entropy per word on the validation captions, and CIDEr of greedy captions."""
         if self.encoder:
-            features: Mapping[str, np.ndarray] = {}
+            encoded: dict[str, np.ndarray] = {}
             paths = {n: self.image_paths[n] for n in self.validation}
             for names, images, _ in read_batches(paths, self.encoder.image_size, 50):
-                encoded = ops.convert_to_numpy(self._encode(images)).astype("float16")
-                features |= zip(names, encoded, strict=True)
-        else:
-            features = self.features
+                batch = ops.convert_to_numpy(self._encode(images)).astype("float16")
+                encoded |= zip(names, batch, strict=True)
+        features = encoded if self.encoder else self.features
         losses = []
         for names, tokens in caption_batches(self.validation, self.tokenizer, self.batch_size, 0, 0):
             logits = self._predict(np.stack([features[n] for n in names]), tokens[..., :-1])

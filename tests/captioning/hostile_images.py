@@ -9,6 +9,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -277,7 +278,7 @@ SLOW: dict[str, Callable[[], bytes]] = {
 
 def large(mode: str) -> Image.Image:
     """All bytes of a wide number are the same, so that packing is quick."""
-    colours = {"I;16": 0x0101, "I": 0x01010101, "F": 0.7470588, "P": 1, "CMYK": (9, 90, 200, 0)}
+    colours: dict[str, Any] = {"I;16": 0x0101, "I": 0x01010101, "F": 0.7470588, "P": 1, "CMYK": (9, 90, 200, 0)}
     return Image.new(mode, (SIDE, SIDE), colours.get(mode, (9, 90, 200, 120)[: len(mode)]))
 
 

@@ -63,7 +63,7 @@ def test_beam_width_1_is_greedy_search(decoder, features, search):
 def test_a_wide_beam_finds_the_best_of_all_captions(decoder, features):
     T, power = 3, 0.7
     words = [TOKENIZER.word_index[w] for w in ("a", "in", "on")]
-    sentences = [s + (TOKENIZER.end,) for n in range(T) for s in itertools.product(words, repeat=n)]
+    sentences = [(*s, TOKENIZER.end) for n in range(T) for s in itertools.product(words, repeat=n)]
     sentences += list(itertools.product(words, repeat=T))
     tokens = np.full((5, len(sentences), T), TOKENIZER.pad)
     for k, sentence in enumerate(sentences):

@@ -1,7 +1,9 @@
 """Every layout becomes a `Dataset`; faulty lines are skipped and reported; an unusable folder is a `DatasetError`."""
 
 import codecs
+import functools
 import json
+import operator
 import pickle
 from pathlib import Path
 
@@ -105,7 +107,7 @@ def test_kaggle_flickr8k_is_split_by_image_with_a_seed(tmp_path):
         "validation": 4,
         "test": 4,
     }
-    assert sorted(sum(images(dataset).values(), [])) == names == sorted(dataset.image_paths)
+    assert sorted(functools.reduce(operator.iadd, images(dataset).values(), [])) == names == sorted(dataset.image_paths)
     for split in SPLITS:
         for name, captions in dataset.captions[split].items():
             assert captions == [f'A dog , number {number} , of "{name}" .' for number in range(5)]
@@ -122,14 +124,14 @@ def test_the_drawn_split_does_not_depend_on_the_order_of_lines(tmp_path):
     assert images(load_dataset(tmp_path)) == before
 
 
-@pytest.mark.parametrize("count, sizes", [(1, [1, 0, 0]), (3, [1, 1, 1]), (10, [8, 1, 1]), (25, [21, 2, 2])])
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1, 0, 0]), (3, [1, 1, 1]), (10, [8, 1, 1]), (25, [21, 2, 2])])
 def test_small_data_sets_are_split_too(tmp_path, count, sizes):
     write_kaggle_flickr8k(tmp_path, count)
     assert [len(of_split) for of_split in images(load_dataset(tmp_path)).values()] == sizes
 
 
 @pytest.mark.parametrize(
-    "csv, photos",
+    ("csv", "photos"),
     [
         ("results.csv", "flickr30k_images"),
         ("flickr30k_images/results.csv", "flickr30k_images/flickr30k_images/flickr30k_images"),
@@ -169,7 +171,7 @@ def write_coco(folder: Path, year: str, photos: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("year, photos", [("2014", "."), ("2017", "images")])
+@pytest.mark.parametrize(("year", "photos"), [("2014", "."), ("2017", "images")])
 def test_coco(tmp_path, year, photos):
     dataset = load_dataset(write_coco(tmp_path, year, photos))
     prefix = "" if year == "2017" else "COCO_train2014_"
@@ -292,7 +294,7 @@ def test_missing_images_are_counted_and_only_three_are_listed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line, kind",
+    ("line", "kind"),
     [
         ("a.jpg#2\t", "empty caption"),
         ("a.jpg#2\t   ", "empty caption"),
@@ -383,7 +385,7 @@ def test_images_without_captions_and_captions_without_split_are_reported(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "line, kind",
+    ("line", "kind"),
     [
         ('000.jpg,"A quote left open .', "malformed line"),
         ("000.jpg", "malformed line"),

@@ -28,7 +28,7 @@ def no_java(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "caption, tokens",  # what COCO's PTBTokenizer gives
+    ("caption", "tokens"),  # what COCO's PTBTokenizer gives
     [
         ("A tri-colored dog's toy , isn't it ?", "a tri-colored dog 's toy is n't it"),
         ("A tri-colored dog's toy, isn't it?", "a tri-colored dog 's toy is n't it"),
@@ -89,7 +89,7 @@ def test_hallucinated_objects(no_java):
 
 
 @pytest.mark.parametrize(
-    "caption, repeated",
+    ("caption", "repeated"),
     [("a dog dog runs", True), ("a man and a man", True), ("a man and a dog and", False), ("", False)],
 )
 def test_repeats(caption, repeated):

@@ -9,7 +9,7 @@ PHOTO = np.zeros((40, 60, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
-    "keys, axes", [(["loss", "val_loss", "val_CIDEr"], 2), (["loss"], 1), (["val_CIDEr", "rate"], 1), ([], 0)]
+    ("keys", "axes"), [(["loss", "val_loss", "val_CIDEr"], 2), (["loss"], 1), (["val_CIDEr", "rate"], 1), ([], 0)]
 )
 def test_plot_history(keys, axes, tmp_path):
     figure = plot_history({key: [3.0, 2.0, 1.5] for key in keys})

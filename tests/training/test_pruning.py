@@ -21,7 +21,7 @@ def random_decoder(units, seed):
 
 
 def spread(weights, axis):
-    """Weights with zeros inserted along an axis of units: unit i of a group becomes unit UNIT_PLACES[i] of a wider group."""
+    """Insert zeros along an axis of units: unit i of a group becomes unit UNIT_PLACES[i] of a wider group."""
     size = weights.shape[axis]
     if size % (UNITS // 2):
         return weights  # not an axis of units
