@@ -9,13 +9,12 @@ import tarfile
 import numpy as np
 import pytest
 import tensorflow as tf
-from decoders import EVERY_DECODER
+from decoders import EVERY_DECODER, decisive_decoder
 from helpers import ROOT, picture
 
 from captioning.artifacts import EXPORTED, ArtifactError, check_manifest, write_manifest
 from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, CaptionGenerator, ExportedSearch
 from captioning.network import export
-from captioning.network.decoder import build_decoder
 from captioning.network.saving import load_model, save_model
 from captioning.network.search import make_search
 from captioning.text import Tokenizer
@@ -27,12 +26,7 @@ FEATURES = np.random.default_rng(1).normal(size=(11, REGIONS, DEPTH)).astype("fl
 
 @pytest.fixture(scope="module", params=EVERY_DECODER)
 def decoder(request):
-    """A decoder whose random weights are large, and too few to be rounded."""
-    decoder = build_decoder(request.param, len(TOKENIZER), REGIONS, DEPTH, units=8, word_prior_rank=5)
-    random = np.random.default_rng(3)
-    for weight in decoder.weights:
-        weight.assign(random.normal(size=weight.shape) * 0.7)
-    return decoder
+    return decisive_decoder(request.param, TOKENIZER, REGIONS, DEPTH)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from decoders import EVERY_DECODER
+from decoders import EVERY_DECODER, decisive_decoder
 from keras import ops
 
 from captioning.network.decoder import build_decoder
@@ -20,12 +20,7 @@ REGIONS, DEPTH = 4, 6
 
 @pytest.fixture(scope="module", params=EVERY_DECODER)
 def decoder(request):
-    """A decoder whose random weights are large, so that words have different probabilities."""
-    decoder = build_decoder(request.param, len(TOKENIZER), REGIONS, DEPTH, units=8, word_prior_rank=5)
-    random = np.random.default_rng(3)
-    for weight in decoder.weights:
-        weight.assign(random.normal(size=weight.shape) * 0.7)
-    return decoder
+    return decisive_decoder(request.param, TOKENIZER, REGIONS, DEPTH)
 
 
 @pytest.fixture(scope="module")
