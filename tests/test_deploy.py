@@ -96,7 +96,16 @@ def reader_is_possible(folder: Path) -> bool:
     probe = "import flask, os, sys; os.listdir(sys.argv[1])"
     for path in (folder, *folder.parents[:2]):  # pytest's folders are for their owner only
         path.chmod(path.stat().st_mode | 0o055)
-    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", probe, str(folder)]
+    shell = [
+        "sh",
+        "-c",
+        'exec "$0" "$@"',
+        sys.executable,
+        "-c",
+        probe,
+        str(folder),
+    ]  # setpriv itself still has all rights
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *shell]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
