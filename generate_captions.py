@@ -45,9 +45,9 @@ def find_photos(arguments: Iterable[str]) -> list[Path]:
 
 
 def caption_files(
-    generator: CaptionGenerator, workers: ImageWorkers, photos: Sequence[Path], beam_width: int, alternatives: int
+    generator: CaptionGenerator, workers: ImageWorkers, photos: Sequence[Path], **options: Any
 ) -> Iterator[Result]:
-    """Caption photos in their order. ``workers`` read them."""
+    """Caption photos in their order. ``workers`` read them; ``options`` are those of `CaptionGenerator.caption`."""
 
     def submit(chunk: Sequence[Path]) -> Reading:
         return [(path, workers.submit(path, size=generator.config["image_size"])) for path in chunk]
@@ -59,7 +59,7 @@ def caption_files(
                 images[path] = future.result().image
             except ImageError as error:
                 errors[path] = str(error)
-        captions = generator.caption_batch(list(images.values()), beam_width, alternatives)
+        captions = generator.caption_batch(list(images.values()), **options)
         found = dict(zip(images, captions, strict=True))
         return [(path, found.get(path), errors.get(path)) for path, _ in reading]
 
@@ -79,10 +79,11 @@ def write_captions(results: Iterable[Result], kind: str, output: TextIO) -> None
                 print(path, caption.text, sep="\t", file=output, flush=True)
     elif kind == "csv":
         writer = csv.writer(output, lineterminator="\n")
-        writer.writerow(["image", "caption", "probability", "confidence"])
+        writer.writerow(["image", "caption", "probability", "confidence", "language"])
         for path, caption, _ in results:
             if caption:
-                writer.writerow([path, caption.text, f"{caption.probability:.6g}", f"{caption.confidence:.3g}"])
+                numbers = f"{caption.probability:.6g}", f"{caption.confidence:.3g}"
+                writer.writerow([path, caption.text, *numbers, caption.language])
     else:
         rows: list[dict] = []
         for path, caption, error in results:
@@ -91,7 +92,8 @@ def write_captions(results: Iterable[Result], kind: str, output: TextIO) -> None
                     rows.append({"image_id": path.stem, "caption": caption.text})
             elif caption:
                 alternatives = [_describe(alternative) for alternative in caption.alternatives]
-                rows.append({"image": str(path), **_describe(caption), "alternatives": alternatives})
+                row = {"image": str(path), **_describe(caption), "language": caption.language}
+                rows.append({**row, "alternatives": alternatives})
             else:
                 rows.append({"image": str(path), "error": error})
         json.dump(rows, output, indent=2, ensure_ascii=False)
@@ -119,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--beam-width", default=DEFAULT_BEAM_WIDTH, **width,
                         help="captions that the search keeps at each word (default: %(default)s)")  # fmt: skip
     parser.add_argument("--alternatives", default=1, help="captions per photo, for json (default: 1)", **width)
+    parser.add_argument("--language", help="of the captions, such as de (default: en)")
     parser.add_argument("--format", choices=["text", "json", "csv", "coco"], default="text")
     parser.add_argument("--output", type=Path, help="a file instead of standard output")
     parser.add_argument("--workers", type=int, default=CPU_COUNT, choices=range(1, 65), metavar="1-64",
@@ -141,7 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with open_output(options.output) as output, ImageWorkers(min(options.workers, len(photos))) as workers:
             generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", Path(__file__).parent / "artifacts"))
-            results = caption_files(generator, workers, photos, options.beam_width, options.alternatives)
+            if options.language not in (None, *generator.languages):
+                parser.error(f"the model has captions in: {', '.join(generator.languages)}")
+            chosen = {name: getattr(options, name) for name in ("beam_width", "alternatives", "language")}
+            results = caption_files(generator, workers, photos, **chosen)
             write_captions(with_progress(results), options.format, output)
     except ArtifactError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -97,11 +97,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_manifest(folder: str | Path) -> None:
+def write_manifest(folder: str | Path, exported: bool = False) -> None:
     """Record size and SHA-256 of every file that ships, and of an exported model the SHA-256 of its source.
 
-    The exported models are optional. One that is new since the last manifest must have been made from the Keras model
-    that is in the folder now.
+    The exported models are optional.
+
+    Args:
+        exported: whether the exported models were just made from the Keras models that are in the folder now.
     """
     folder = Path(folder)
     entries: dict[str, dict] = {}
@@ -113,9 +115,8 @@ def write_manifest(folder: str | Path) -> None:
             raise ArtifactError(f"{path} is missing: run notebooks 01 and 02")
     before = _read_manifest(folder) if (folder / MANIFEST).exists() else {}
     for name in EXPORTED.keys() & entries:
-        _, checksum, source = before.get(name, (0, "", None))
-        unchanged = source and checksum == entries[name]["sha256"]
-        entries[name]["source_sha256"] = source if unchanged else entries[EXPORTED[name]]["sha256"]
+        _, _, source = before.get(name, (0, "", None))
+        entries[name]["source_sha256"] = entries[EXPORTED[name]]["sha256"] if exported else source
     write_bytes(folder / MANIFEST, (json.dumps(entries, indent=2) + "\n").encode())
 
 

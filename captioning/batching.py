@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class _Request:
     image: np.ndarray
     gone: Callable[[], bool]
     group: object
-    options: dict
+    options: dict[str, Any]
     answer: Future[Caption] = field(default_factory=Future)
 
 
@@ -68,7 +69,11 @@ class CaptionQueue:
         if max_batch < 1 or max_waiting < 1:
             raise ValueError("a batch and the queue need room for one photo at least")
         self.generator, self.on_batch = generator, on_batch or (lambda size, seconds: None)
-        self.options = {"beam_width": beam_width, "alternatives": alternatives}
+        self.options: dict[str, Any] = {
+            "beam_width": beam_width,
+            "alternatives": alternatives,
+            "language": generator.languages[0],
+        }
         self.max_batch, self.max_wait, self.max_waiting = max_batch, max_wait, max_waiting
         self.failed, self.failing = 0, False
         self._waiting: list[_Request] = []
@@ -97,12 +102,12 @@ class CaptionQueue:
             self.generator.caption_batch([np.zeros((side, side, 3), np.uint8)] * photos, **self.options)
 
     def submit(
-        self, image: np.ndarray, gone: Callable[[], bool] = lambda: False, group: object = None, **options: int
+        self, image: np.ndarray, gone: Callable[[], bool] = lambda: False, group: object = None, **options: Any
     ) -> Future[Caption]:
         """Queue a photo that `CaptionGenerator.prepare` made; the future gives its `Caption`.
 
         Args:
-            options: beam width and alternatives, if not the queue's.
+            options: beam width, alternatives and language, if not the queue's.
             group: what the photo belongs to, such as a request with several photos; by default it is alone.
             gone: whether nobody waits for the answer any more. Such a photo, and one whose future was cancelled, is
                 dropped before it costs a batch.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import re
 import tarfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +19,11 @@ from captioning import artifacts
 from captioning.artifacts import REMEDY, ArtifactError
 from captioning.images import open_photo, read_image, resize_image
 from captioning.litert import Model, make_batches, parallel_map
-from captioning.text import Tokenizer
+from captioning.text import Tokenizer, tokenizers_from_dict
 
 DEFAULT_BEAM_WIDTH = 3
 MAX_BEAM_WIDTH = 10
+MODELS_IN_MEMORY = 6  # searches, each for a language and a beam width, of 9 MB or more
 SEARCH_BATCH = 5  # photos that a core searches together, in a quarter less time per photo than alone
 
 log = logging.getLogger(__name__)
@@ -44,13 +44,14 @@ class Caption:
 
     ``probability`` is that of all its words and of the end. ``confidence``, 0 to 1, estimates the share of the caption
     that people would say too (`captioning.training.evaluation.agreement`). ``alternatives`` are ranked and start with
-    this caption; their own are empty.
+    this caption; their own are empty. ``language`` is its code, such as "en".
     """
 
     text: str
     probability: float
     confidence: float
     words: list[Word] = field(repr=False)
+    language: str = "en"
     alternatives: list[Caption] = field(default_factory=list, repr=False)
 
 
@@ -78,18 +79,23 @@ class CaptionGenerator:
 
     Args:
         encode: images (B, H, W, 3) uint8 of ``config["image_size"]`` pixels a side → features (B, R, D) float32.
-        search: features and beam width → `Hypotheses`.
+        search: features, beam width and language → `Hypotheses`.
+        tokenizers: language → `Tokenizer`. The first language is the default.
         config: what ``config.pkl`` holds.
+
+    Attributes:
+        languages: the codes of the languages that the model has captions in, such as "en".
     """
 
     def __init__(
         self,
         encode: Callable[[np.ndarray], np.ndarray],
-        search: Callable[[np.ndarray, int], Hypotheses],
-        tokenizer: Tokenizer,
+        search: Callable[[np.ndarray, int, str], Hypotheses],
+        tokenizers: Mapping[str, Tokenizer],
         config: dict[str, Any],
     ):
-        self.encode, self._search, self.tokenizer, self.config = encode, search, tokenizer, config
+        self.encode, self._search, self.tokenizers, self.config = encode, search, tokenizers, config
+        self.languages = list(tokenizers)
 
     @classmethod
     def load(cls, folder: str | Path = "artifacts") -> CaptionGenerator:
@@ -107,8 +113,8 @@ class CaptionGenerator:
         try:
             config = artifacts.read_pickle(path)
             path = folder / "tokenizer.pkl"
-            tokenizer = Tokenizer.from_dict(artifacts.read_pickle(path))
-            if len(tokenizer) != config["vocabulary_size"]:
+            tokenizers = tokenizers_from_dict(artifacts.read_pickle(path))
+            if sum(map(len, tokenizers.values())) != config["vocabulary_size"]:
                 raise ValueError("vocabulary and decoder have different sizes")
             path = folder / "config.pkl"
             config["image_size"], config["grid"]
@@ -117,7 +123,7 @@ class CaptionGenerator:
         except Exception as error:  # foreign content can fail in many ways
             raise ArtifactError(f"{path} cannot be used ({error!r}): {REMEDY}") from None
         if exported:
-            encode, search = _load_exported(folder)
+            encode, search = _load_exported(folder, next(iter(tokenizers)))
         else:
             log.warning(
                 "%s holds no exported models: converting the Keras models takes some seconds. "
@@ -125,33 +131,39 @@ class CaptionGenerator:
             )  # fmt: skip
             from captioning.network.export import convert_folder  # imports TensorFlow
 
-            encoder, searches = convert_folder(folder)
+            encoder, searches, _ = convert_folder(folder)
             encode, search = encoder_of(encoder), ExportedSearch(searches)
-        return cls(encode, search, tokenizer, config)
+        return cls(encode, search, tokenizers, config)
 
-    def caption(self, photo: Any, beam_width: int = DEFAULT_BEAM_WIDTH, alternatives: int = 1) -> Caption:
+    def caption(
+        self, photo: Any, beam_width: int = DEFAULT_BEAM_WIDTH, alternatives: int = 1, language: str | None = None
+    ) -> Caption:
         """Caption one photo.
 
         Args:
             photo: path, bytes, binary file, PIL image or uint8 array (H, W, 3).
             beam_width: captions that the search keeps at each word, 1 to 10; 1 is greedy search.
             alternatives: captions to return, 1 to 10; if more than the beam width, the beam is as wide.
+            language: one of ``languages``; None: the first of them.
 
         Raises:
             ImageError: the photo cannot be read.
-            ValueError: beam width or alternatives are out of range.
+            ValueError: beam width or alternatives are out of range, or the model does not have the language.
         """
-        return self.caption_batch([photo], beam_width, alternatives)[0]
+        return self.caption_batch([photo], beam_width, alternatives, language)[0]
 
     def caption_batch(
-        self, photos: Sequence, beam_width: int = DEFAULT_BEAM_WIDTH, alternatives: int = 1
+        self,
+        photos: Sequence,
+        beam_width: int = DEFAULT_BEAM_WIDTH,
+        alternatives: int = 1,
+        language: str | None = None,
     ) -> list[Caption]:
         """Caption several photos, on all cores. Arguments and errors as for `caption`."""
 
         def caption(batch: Sequence) -> list[Caption]:
-            return self.search(
-                self.encode(np.stack([self.prepare(photo) for photo in batch])), beam_width, alternatives
-            )
+            features = self.encode(np.stack([self.prepare(photo) for photo in batch]))
+            return self.search(features, beam_width, alternatives, language)
 
         return list(chain.from_iterable(parallel_map(caption, make_batches(photos, SEARCH_BATCH))))
 
@@ -162,21 +174,29 @@ class CaptionGenerator:
         return resize_image(image, size)
 
     def search(
-        self, features: np.ndarray, beam_width: int = DEFAULT_BEAM_WIDTH, alternatives: int = 1
+        self,
+        features: np.ndarray,
+        beam_width: int = DEFAULT_BEAM_WIDTH,
+        alternatives: int = 1,
+        language: str | None = None,
     ) -> list[Caption]:
         """Captions for features (B, R, D) float."""
+        language = language or self.languages[0]
+        if language not in self.languages:
+            raise ValueError(f"the model has no captions in {language!r}, only in: {', '.join(self.languages)}")
         if not 1 <= alternatives <= MAX_BEAM_WIDTH or not 1 <= beam_width <= MAX_BEAM_WIDTH:
             raise ValueError(f"beam width and alternatives must be between 1 and {MAX_BEAM_WIDTH}")
-        found = self._search(np.asarray(features, np.float32), max(beam_width, alternatives))
+        found = self._search(np.asarray(features, np.float32), max(beam_width, alternatives), language)
         results = []
         for b in range(len(features)):
-            ranked = [self._caption(found, b, k) for k in range(alternatives)]
+            ranked = [self._caption(found, b, k, language) for k in range(alternatives)]
             results.append(dataclasses.replace(ranked[0], alternatives=ranked))
         return results
 
-    def _caption(self, found: Hypotheses, b: int, k: int) -> Caption:
+    def _caption(self, found: Hypotheses, b: int, k: int, language: str) -> Caption:
+        tokenizer = self.tokenizers[language]
         tokens, log_probabilities = found.tokens[b, k], found.log_probabilities[b, k]
-        texts = self.tokenizer.words(tokens)
+        texts = tokenizer.words(tokens)
         maps = (
             [None] * len(texts) if found.attention is None else found.attention[b, k].reshape(-1, *self.config["grid"])
         )
@@ -184,10 +204,11 @@ class CaptionGenerator:
             Word(text, float(np.exp(log_p)), grid)
             for text, log_p, grid in zip(texts, log_probabilities, maps, strict=False)
         ]
-        mean = np.exp(log_probabilities.sum() / np.count_nonzero(tokens != self.tokenizer.pad))
-        slope, offset = self.config.get("confidence", (1.0, 0.0))
+        mean = np.exp(log_probabilities.sum() / np.count_nonzero(tokens != tokenizer.pad))
+        slope, offset = self.config.get("confidence", {}).get(language, (1.0, 0.0))
         confidence = float(np.clip(slope * mean + offset, 0.0, 1.0))
-        return Caption(" ".join(texts), float(np.exp(log_probabilities.sum())), confidence, words)
+        probability = float(np.exp(log_probabilities.sum()))
+        return Caption(tokenizer.join(texts), probability, confidence, words, language)
 
 
 def encoder_of(source: Path | bytes) -> Callable[[np.ndarray], np.ndarray]:
@@ -201,38 +222,39 @@ def encoder_of(source: Path | bytes) -> Callable[[np.ndarray], np.ndarray]:
 
 
 class ExportedSearch:
-    """The function of exported searches: features (B, R, D) float32 and beam width → `Hypotheses`.
+    """The function of exported searches: features (B, R, D) float32, beam width and language → `Hypotheses`.
 
     Args:
-        load: beam width → exported searches by batch size. The models of the last three beam widths stay in memory.
+        load: language and beam width → exported searches by batch size. The models used last stay in memory.
     """
 
-    def __init__(self, load: Callable[[int], Mapping[int, bytes]]):
+    def __init__(self, load: Callable[[str, int], Mapping[int, bytes]]):
         self._lock = threading.Lock()
-        self._model = functools.lru_cache(maxsize=3)(lambda beam_width: Model(load(beam_width)))
+        self._model = functools.lru_cache(MODELS_IN_MEMORY)(lambda *which: Model(load(*which)))
 
-    def model(self, beam_width: int) -> Model:
-        """The model for a beam width, loaded at its first use."""
+    def model(self, language: str, beam_width: int) -> Model:
+        """The model for a language and a beam width, loaded at its first use."""
         with self._lock:
-            return self._model(beam_width)
+            return self._model(language, beam_width)
 
-    def __call__(self, features: np.ndarray, beam_width: int) -> Hypotheses:
-        tokens, log_probabilities, scores, *attention = self.model(beam_width).run(features)
+    def __call__(self, features: np.ndarray, beam_width: int, language: str) -> Hypotheses:
+        tokens, log_probabilities, scores, *attention = self.model(language, beam_width).run(features)
         return Hypotheses(tokens, log_probabilities, attention[0] if attention else None, scores)
 
 
-def _load_exported(folder: Path) -> tuple:
-    def load_search(beam_width: int) -> dict[int, bytes]:
-        found = {}
+def _load_exported(folder: Path, first_language: str) -> tuple:
+    def load_search(language: str, beam_width: int) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
         with tarfile.open(folder / "search.tar.xz") as archive:
             for member in archive:
-                width, batch_size = map(int, re.findall(r"\d+", member.name))
-                if width == beam_width:
+                search, _, batch = member.name.removesuffix(".tflite").rpartition("_batch")
+                if search == f"{language}_beam{beam_width}":
+                    batch_size = int(batch)
                     found[batch_size] = cast(IO[bytes], archive.extractfile(member)).read()
                 elif found:
                     return found
         if not found:
-            raise ValueError(f"this model was not exported for beam width {beam_width}")
+            raise ValueError(f"this model was not exported for beam width {beam_width} in {language!r}")
         return found
 
     path = folder / "encoder.tflite"
@@ -240,7 +262,7 @@ def _load_exported(folder: Path) -> tuple:
         encode = encoder_of(path)
         path = folder / "search.tar.xz"
         search = ExportedSearch(load_search)
-        search.model(DEFAULT_BEAM_WIDTH)
+        search.model(first_language, DEFAULT_BEAM_WIDTH)
     except Exception as error:  # LiteRT and tarfile raise several kinds
         raise ArtifactError(f"{path} cannot be used ({error}): {REMEDY}") from None
     return encode, search

@@ -1,24 +1,15 @@
-"""Captions as text and as ids: cleaning and the vocabulary."""
+"""Captions as ids: the vocabulary of a language."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")  # letters and digits; tri-colored and dog's stay one word
+from captioning.languages import LANGUAGES
+
 SPECIAL = {"pad": "<pad>", "start": "<start>", "end": "<end>", "unknown": "<unk>"}
-
-
-def clean(caption: str, lowercase: bool = True) -> list[str]:
-    """Split a caption into words without punctuation. Articles and numbers stay.
-
-    >>> clean("A tri-colored dog's 2 toys .")
-    ['a', 'tri-colored', "dog's", '2', 'toys']
-    """
-    return WORD.findall(caption.lower() if lowercase else caption)
 
 
 class Tokenizer:
@@ -27,15 +18,16 @@ class Tokenizer:
     Args:
         word_index: word → id, special tokens included (pad may be left out).
         special: the spelling of ``pad``, ``start``, ``end`` and ``unknown``.
-        lowercase: whether captions are lower-cased before they are looked up.
+        language: a key of `LANGUAGES`. It decides how captions are split into words and joined.
 
     Raises:
-        ValueError: a special token is missing, or two words share an id.
+        ValueError: a special token is missing, two words share an id, or the language is unknown.
     """
 
-    def __init__(self, word_index: dict[str, int], special: dict[str, str] = SPECIAL, lowercase: bool = True):
-        self.special = dict(special)
-        self.lowercase = lowercase
+    def __init__(self, word_index: dict[str, int], special: dict[str, str] = SPECIAL, language: str = "en"):
+        if language not in LANGUAGES:
+            raise ValueError(f"unknown language {language!r}; known: {', '.join(LANGUAGES)}")
+        self.special, self.language = dict(special), language
         self.word_index = {self.special["pad"]: 0} | {str(word): int(i) for word, i in word_index.items()}
         missing = [name for name in SPECIAL if self.special.get(name) not in self.word_index]
         if missing:
@@ -45,25 +37,29 @@ class Tokenizer:
             raise ValueError("two words of the vocabulary share an id, or an id is negative")
         self.pad, self.start, self.end, self.unknown = (self.word_index[self.special[name]] for name in SPECIAL)
         self._hidden = {self.pad, self.start, self.end, self.unknown}
+        self._spelling = _most_frequent_spelling(sorted(self.word_index, key=self.word_index.__getitem__))
 
     def __len__(self) -> int:
         """V, the number of ids: one more than the greatest, so that it sizes a softmax."""
         return max(self.index_word) + 1
 
     @classmethod
-    def fit(cls, captions: Iterable[str], minimum_count: int = 5) -> Tokenizer:
+    def fit(cls, captions: Iterable[str], minimum_count: int = 5, language: str = "en") -> Tokenizer:
         """Build the vocabulary from training captions.
 
         Words that occur at least ``minimum_count`` times get an id, the most frequent first. Ties are in alphabetical
         order, so that the ids do not depend on the order of the captions.
         """
-        counts = Counter(word for caption in captions for word in clean(caption))
+        split = [LANGUAGES[language].words(caption) for caption in captions]
+        inside = Counter(word for words in split if not _without_capitals(words) for word in words[1:])
+        spelling = _most_frequent_spelling(word for word, _ in inside.most_common())
+        counts = Counter(word for words in split for word in _spell(words, spelling))
         words = sorted((w for w, n in counts.items() if n >= minimum_count), key=lambda w: (-counts[w], w))
-        return cls({word: i for i, word in enumerate([*SPECIAL.values(), *words])})
+        return cls({word: i for i, word in enumerate([*SPECIAL.values(), *words])}, language=language)
 
     def encode(self, caption: str) -> list[int]:
         """Ids of a caption between the start and the end token; rare words become unknown."""
-        words = clean(caption, self.lowercase)
+        words = _spell(LANGUAGES[self.language].words(caption), self._spelling)
         return [self.start, *(self.word_index.get(word, self.unknown) for word in words), self.end]
 
     def encode_batch(self, captions: Sequence[str], length: int) -> np.ndarray:
@@ -86,16 +82,52 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The caption of a row of ids. ``decode(encode(c))`` is ``c`` for a clean caption of known words."""
-        return " ".join(self.words(ids))
+        return self.join(self.words(ids))
+
+    def join(self, words: Iterable[str]) -> str:
+        """The caption of some words."""
+        return LANGUAGES[self.language].join(words)
 
     def to_dict(self) -> dict:
         """Builtins only; what ``tokenizer.pkl`` holds."""
-        return {"word_index": dict(self.word_index), "special": dict(self.special), "lowercase": self.lowercase}
+        return {"word_index": dict(self.word_index), "special": dict(self.special), "language": self.language}
 
     @classmethod
     def from_dict(cls, data: dict) -> Tokenizer:
         """The inverse of `to_dict`. Raises ValueError when the dict is not one of those."""
         try:
-            return cls(data["word_index"], data["special"], data["lowercase"])
+            return cls(data["word_index"], data["special"], data.get("language", "en"))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a tokenizer: {error!r}") from None
+
+
+def tokenizers_to_dict(tokenizers: Mapping[str, Tokenizer]) -> dict:
+    """What ``tokenizer.pkl`` holds: the first tokenizer, and the others under ``others``."""
+    first, *others = (tokenizer.to_dict() for tokenizer in tokenizers.values())
+    return {**first, "others": others}
+
+
+def tokenizers_from_dict(data: dict) -> dict[str, Tokenizer]:
+    """Language → tokenizer: the inverse of `tokenizers_to_dict`. Raises ValueError for another dict."""
+    found = [Tokenizer.from_dict(data), *map(Tokenizer.from_dict, data.get("others", ()))]
+    return {tokenizer.language: tokenizer for tokenizer in found}
+
+
+def _most_frequent_spelling(words: Iterable[str]) -> dict[str, str]:
+    """Lower-case word → its first spelling in ``words``, which are sorted by frequency."""
+    spelling: dict[str, str] = {}
+    for word in words:
+        spelling.setdefault(word.lower(), word)
+    return spelling
+
+
+def _spell(words: Sequence[str], spelling: dict[str, str]) -> list[str]:
+    """Give words their usual spelling where the caption's own does not count: the first word, which has a capital in
+    any case, and all words of a caption without other capitals ("Zwei hunde")."""
+    last = len(words) if _without_capitals(words) else 1
+    return [spelling.get(word.lower(), word) for word in words[:last]] + list(words[last:])
+
+
+def _without_capitals(words: Sequence[str]) -> bool:
+    """Whether no word but the first has a capital."""
+    return all(word == word.lower() for word in words[1:])

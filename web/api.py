@@ -2,7 +2,7 @@
 
 import threading
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import flask_openapi_swagger
 import numpy as np
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from captioning.generator import Caption
 from captioning.images import ImageError
+from captioning.languages import LANGUAGES
 from web.attention import draw_attention
 from web.schemas import AttentionForm, CaptionOptions, Captions, Metadata, OnePhoto, Photos, Predictions, Problem
 from web.uploads import IMAGE_STATUS, Options, enqueue, read, refuse_busy, several_uploads, uploads, wait
@@ -30,7 +31,7 @@ def add_api(app: OpenAPI) -> None:
     app.get("/model/metadata", responses={200: Metadata, 400: Problem, 500: Problem})(metadata)
     app.post("/api/captions", responses={200: Captions, **PROBLEMS})(captions)
     app.post("/api/attention", responses={200: PNG, **PROBLEMS})(attention)
-    app.add_url_rule("/openapi.json", view_func=lambda: jsonify(app.api_doc), endpoint="openapi")
+    app.add_url_rule("/openapi.json", view_func=openapi)
     app.add_url_rule("/docs", view_func=docs)
     app.add_url_rule("/docs/<any('swagger-ui.css', 'swagger-ui-bundle.js'):name>", view_func=docs_asset)
 
@@ -56,11 +57,12 @@ def predict(form: OnePhoto) -> Response:
 
 def metadata() -> Response:
     """Describe the model"""
-    model = current_app.extensions["captions"].generator.config
+    generator = current_app.extensions["captions"].generator
+    model, names = generator.config, ", ".join(LANGUAGES[code].name for code in generator.languages)
     return jsonify(
         id=f"{model['encoder']}-{model['decoder']}-{model['dataset']}".lower(),
         name="Captioner",
-        description=f"Describes a photo in an English sentence. Encoder {model['encoder']}, "
+        description=f"Describes a photo in a sentence ({names}). Encoder {model['encoder']}, "
         f"decoder {model['decoder']}, trained on {model['dataset']}.",
         type="Image-to-Text",
         source="MODEL_CARD.md",
@@ -93,9 +95,8 @@ def captions(query: CaptionOptions, form: Photos) -> Response:
         if "answer" in photo:
             found = wait(photo.pop("answer")).alternatives[: query.shown]
             choices = [describe(choice, query.attention) for choice in found]
-            photo |= {key: choices[0][key] for key in ("caption", "probability", "confidence")} | {
-                "alternatives": choices
-            }
+            photo |= {key: choices[0][key] for key in ("caption", "probability", "confidence")}
+            photo |= {"language": found[0].language, "alternatives": choices}
     return jsonify(status="ok", photos=photos)
 
 
@@ -132,6 +133,18 @@ def attention(form: AttentionForm) -> tuple[bytes, dict[str, str]]:
     finally:
         strips.release()
     return png, {"Content-Type": "image/png", "Content-Disposition": 'attachment; filename="attention.png"'}
+
+
+def openapi() -> Response:
+    """The OpenAPI document, with the languages of the model that is loaded."""
+    document = cast(OpenAPI, current_app).api_doc
+    languages = current_app.extensions["captions"].generator.languages
+    for path in document["paths"].values():
+        for operation in path.values():
+            for parameter in operation.get("parameters", []):
+                if parameter["name"] == "language":
+                    parameter["schema"] = {"type": "string", "enum": languages, "default": languages[0]}
+    return jsonify(document)
 
 
 def docs() -> str:

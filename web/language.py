@@ -1,10 +1,12 @@
-"""The language of the page, as the visitor's browser asks for it."""
+"""The language of the page and of its captions, as the visitor's browser asks for it."""
+
+from collections.abc import Sequence
 
 from babel import negotiate_locale
 from flask import Flask, Response, request
 from flask_babel import Babel, get_locale
 
-LANGUAGES = ["en", "de"]  # translations/ holds all but English
+LANGUAGES = ["en", "de"]  # of the page; translations/ holds all but English
 
 
 def add_languages(app: Flask) -> None:
@@ -20,5 +22,10 @@ def add_languages(app: Flask) -> None:
 
 def choose_language() -> str:
     """The first language of the visitor that is in `LANGUAGES`, else English."""
+    return visitors_language(LANGUAGES)
+
+
+def visitors_language(available: Sequence[str]) -> str:
+    """The first language of the visitor that is available, else the first one available."""
     wanted = [language.replace("-", "_") for language in request.accept_languages.values()]
-    return negotiate_locale(wanted, LANGUAGES) or "en"
+    return negotiate_locale(wanted, available) or available[0]

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from flask import Response, abort, render_template, request
+from flask import Response, abort, current_app, render_template, request
 from flask_babel import get_locale, lazy_gettext
 from flask_babel import gettext as _
 from flask_openapi import OpenAPI
@@ -16,6 +16,8 @@ from werkzeug.datastructures import FileStorage
 
 from captioning.generator import Caption
 from captioning.images import ImageError
+from captioning.languages import LANGUAGES
+from web.language import visitors_language
 from web.uploads import IMAGE_STATUS, Options, enqueue, several_uploads, wait
 
 PREVIEW_SIDE = 800  # pixels of the longer side, at most, of the photo beside its caption
@@ -47,20 +49,29 @@ def add_page(app: OpenAPI) -> None:
     app.context_processor(lambda: {"samples": SAMPLES, "language": get_locale()})
 
 
+def choose_caption_language(options: Options) -> dict[str, str]:
+    """Set the language of the captions to the visitor's, unless one was chosen. Returns the names of all languages."""
+    languages = current_app.extensions["captions"].generator.languages
+    options.language = options.language or visitors_language(languages)
+    return {code: LANGUAGES[code].name for code in languages}
+
+
 def home(query: Options) -> str:
-    return render_template("page.html", options=query)
+    return render_template("page.html", languages=choose_caption_language(query), options=query)
 
 
 def caption_photos(query: Options) -> tuple[str, int]:
     files = several_uploads() or sample()
     if not files:
         abort(400, _("No photo was chosen. Choose one or more, then try again."))
+    languages = choose_caption_language(query)
     photos = [describe(file, query) for file in files]
     for photo in photos:
         if "answer" in photo:
             photo["result"] = wait(photo["answer"])
     statuses = [photo.get("status", 200) for photo in photos]
-    return render_template("page.html", photos=photos, options=query), 200 if 200 in statuses else statuses[0]
+    page = render_template("page.html", photos=photos, languages=languages, options=query)
+    return page, 200 if 200 in statuses else statuses[0]
 
 
 def sample() -> list[FileStorage]:
@@ -86,11 +97,11 @@ def describe(file: FileStorage, options: Options) -> dict:
 
 def download(query: Format) -> Response:
     """The edited captions of the page's form as CSV, JSON or COCO results."""
-    names, texts, found = map(request.form.getlist, ("name", "text", "alternatives"))
+    names, texts, languages, found = map(request.form.getlist, ("name", "text", "language", "alternatives"))
     texts = [" ".join(text.split()) for text in texts]
     if query.format == "csv":
         file = io.StringIO()
-        csv.writer(file).writerows([("image", "caption"), *zip(names, texts, strict=False)])
+        csv.writer(file).writerows([("image", "caption", "language"), *zip(names, texts, languages, strict=False)])
         data, kind, name = file.getvalue().encode("utf-8-sig"), "text/csv", "captions.csv"  # so that Excel reads UTF-8
     else:
         if query.format == "coco":
@@ -99,8 +110,13 @@ def download(query: Format) -> Response:
             ]
         else:
             rows = [
-                {"image": name, "caption": text, "alternatives": others.split("|") if others else []}
-                for name, text, others in zip(names, texts, found, strict=False)
+                {
+                    "image": name,
+                    "caption": text,
+                    "language": language,
+                    "alternatives": others.split("|") if others else [],
+                }
+                for name, text, language, others in zip(names, texts, languages, found, strict=False)
             ]
         data = json.dumps(rows, indent=2, ensure_ascii=False).encode() + b"\n"
         kind, name = "application/json", {"json": "captions.json", "coco": "captions.coco.json"}[query.format]

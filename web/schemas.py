@@ -46,7 +46,7 @@ Row = Annotated[list[Annotated[float, Field(ge=0, le=99)]], Field(min_length=7, 
 class Word(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    text: str = Field(pattern=r"^[A-Za-z0-9'-]{1,40}$")
+    text: str = Field(pattern=r"^[\w'-]{1,40}$")
     probability: Probability
     attention: list[Row] = Field(
         min_length=7, max_length=7, description="The attention over the photo, 7 rows from top to bottom."
@@ -54,7 +54,7 @@ class Word(BaseModel):
 
 
 class Choice(BaseModel):
-    caption: str = Field(description="In lower case, without a full stop.")
+    caption: str = Field(description="Without a capital at its start and a full stop at its end.")
     probability: Probability = Field(description="Of all its words and of the end.")
     confidence: Probability = Field(description="Estimated share of the caption that a person would also have written.")
     words: list[Word] | None = Field(
@@ -67,6 +67,7 @@ class PhotoResult(BaseModel):
 
     image: str = Field(description="The file's name.")
     caption: str | None = None
+    language: str | None = Field(None, description="Of the captions, such as `en`.")
     probability: Probability | None = None
     confidence: Probability | None = None
     alternatives: list[Choice] | None = Field(None, description="The best one first; it is the caption.")

@@ -7,7 +7,8 @@ from typing import IO, Any, NoReturn
 
 from flask import Flask, Request, abort, current_app, g, request
 from flask_babel import gettext as _
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
+from pydantic_core import PydanticCustomError
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import ServiceUnavailable
 
@@ -36,6 +37,16 @@ class Options(BaseModel):
     alternatives: int | None = Field(
         default=None, ge=1, le=5, description="Captions per photo, the best one first. The beam is at least as wide."
     )
+
+    language: str | None = Field(default=None, description="Of the captions; by default English.")
+
+    @field_validator("language")
+    @classmethod
+    def check_language(cls, language: str | None) -> str | None:
+        available = current_app.extensions["captions"].generator.languages
+        if language and language not in available:
+            raise PydanticCustomError("language", f"The model has captions in: {', '.join(available)}")
+        return language
 
     @property
     def width(self) -> int:
@@ -96,8 +107,16 @@ def enqueue(file: FileStorage, options: Options, preview: int | None = None) -> 
             raise QueueFull
         photo = read(file, captions.generator.config["image_size"], preview)
         gone = request.environ.get("waitress.client_disconnected", lambda: False)
-        width = {"beam_width": options.width, "alternatives": options.width}
-        g.answers.append(captions.submit(photo.image, gone, g.group, **width))
+        g.answers.append(
+            captions.submit(
+                photo.image,
+                gone,
+                g.group,
+                beam_width=options.width,
+                alternatives=options.width,
+                language=options.language or captions.generator.languages[0],
+            )
+        )
     except QueueFull:
         refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
     return photo, g.answers[-1]

@@ -30,6 +30,8 @@ class Decoder(keras.Model):
         input_dropout: the rate for features and embedded words.
         word_prior_rank: rank of the regression behind `word_prior`.
         word_prior_floor: added to each word's share of captions, so that no word is ruled out.
+        shared: a decoder of another language, with the same units, whose layers this one uses, except for embedding,
+            output layer, word bias and word prior. It must have been called before.
 
     Input: ``[features (B, R, D) float, tokens (B, C, T) int]``, the C captions of each image from the start token on.
     Output: logits (B, C, T, V) float32; those at t predict the token at t + 1.
@@ -69,9 +71,15 @@ class Decoder(keras.Model):
         self.output_layer = layers.Dense(units, activation="tanh", name="output")
         self.word_bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="word_bias")
         self.word_prior_floor = word_prior_floor
-        fitted = {"kernel_initializer": "zeros", "trainable": False, "dtype": "float32"}
+        precision = keras.config.dtype_policy().variable_dtype  # that of the weights, even in mixed_bfloat16
+        fitted = {"kernel_initializer": "zeros", "trainable": False, "dtype": precision}
         self.word_prior_projection = layers.Dense(word_prior_rank, name="word_prior_projection", **fitted)
         self.word_prior_output = layers.Dense(vocabulary_size, name="word_prior_output", **fitted)
+
+    def add_layers(self, shared, **own):
+        """Set layers as attributes: those of ``shared``, or if it is None, ``own``."""
+        for name, layer in own.items():
+            setattr(self, name, getattr(shared, name, layer))
 
     def get_config(self):
         return {"name": self.name, **self.settings}
@@ -86,8 +94,8 @@ class Decoder(keras.Model):
         `captioning.training.word_prior` fits it. Until then it is 0.
         """
         mean = ops.mean(ops.cast(features, "float32"), axis=1, keepdims=True)
-        share = ops.relu(self.word_prior_output(self.word_prior_projection(mean)))
-        share_of_all = ops.relu(ops.cast(self.word_prior_output.bias, "float32"))
+        share, share_of_all = self.word_prior_output(self.word_prior_projection(mean)), self.word_prior_output.bias
+        share, share_of_all = (ops.relu(ops.cast(x, "float32")) for x in (share, share_of_all))
         return ops.log((share + self.word_prior_floor) / (share_of_all + self.word_prior_floor))
 
     def logits(self, memory, hidden, context, training=False):
@@ -130,10 +138,13 @@ def lstm_step(gates, cell):
 class LSTMDecoder(Decoder):
     """An LSTM that starts from the mean of the regions, as in Show and Tell (Vinyals et al., 2015, arXiv:1411.4555)."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, shared=None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.language_lstm = layers.Dense(4 * self.units, name="language_lstm")
-        self.image = layers.Dense(self.units, name="image")
+        self.add_layers(
+            shared,
+            language_lstm=layers.Dense(4 * self.units, name="language_lstm"),
+            image=layers.Dense(self.units, name="image"),
+        )
 
     def start_image(self, features, training):
         mean = ops.mean(ops.cast(features, self.compute_dtype), axis=1, keepdims=True)
@@ -159,16 +170,19 @@ class AttentionDecoder(Decoder):
 
     has_attention = True
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, shared=None, **kwargs):
         super().__init__(*args, **kwargs)
         self.attention_units = self.units // 2
-        self.language_lstm = layers.Dense(4 * self.units, name="language_lstm")  # it predicts the word
-        self.project = layers.Dense(self.units, activation="relu", name="project")
-        self.keys = layers.Dense(self.attention_units, name="keys")
-        self.query_and_gate = layers.Dense(self.attention_units + self.units, name="query_and_gate")
-        self.energy = layers.Dense(1, use_bias=False, name="energy")
-        self.attention_lstm = layers.Dense(4 * self.units, name="attention_lstm")
-        self.attention_lstm_image = layers.Dense(4 * self.units, use_bias=False, name="attention_lstm_image")
+        self.add_layers(
+            shared,
+            language_lstm=layers.Dense(4 * self.units, name="language_lstm"),  # it predicts the word
+            project=layers.Dense(self.units, activation="relu", name="project"),
+            keys=layers.Dense(self.attention_units, name="keys"),
+            query_and_gate=layers.Dense(self.attention_units + self.units, name="query_and_gate"),
+            energy=layers.Dense(1, use_bias=False, name="energy"),
+            attention_lstm=layers.Dense(4 * self.units, name="attention_lstm"),
+            attention_lstm_image=layers.Dense(4 * self.units, use_bias=False, name="attention_lstm_image"),
+        )
 
     def start_image(self, features, training):
         word_prior = self.word_prior(features)
@@ -208,17 +222,19 @@ class TransformerDecoder(Decoder):
 
     has_attention = True  # the mean over the heads of the last cross-attention
 
-    def __init__(self, *args, blocks=3, heads=8, max_words=24, **kwargs):
+    def __init__(self, *args, blocks=3, heads=8, max_words=24, shared=None, **kwargs):
         super().__init__(*args, **kwargs)
         self.settings |= {"blocks": blocks, "heads": heads, "max_words": max_words}
         self.max_words = max_words
-        self.project = layers.Dense(self.units, name="project")
-        self.project_norm = layers.LayerNormalization(name="project_norm")
-        self.positions = layers.Embedding(
-            max_words, self.units, keras.initializers.RandomUniform(-0.1, 0.1), name="positions"
+        uniform = keras.initializers.RandomUniform(-0.1, 0.1)
+        self.add_layers(
+            shared,
+            project=layers.Dense(self.units, name="project"),
+            project_norm=layers.LayerNormalization(name="project_norm"),
+            positions=layers.Embedding(max_words, self.units, uniform, name="positions"),
+            blocks=[TransformerBlock(self.units, heads, name=f"block{i}") for i in range(blocks)],
+            norm=layers.LayerNormalization(name="norm"),
         )
-        self.blocks = [TransformerBlock(self.units, heads, name=f"block{i}") for i in range(blocks)]
-        self.norm = layers.LayerNormalization(name="norm")
 
     def start_image(self, features, training):
         word_prior = self.word_prior(features)
@@ -331,3 +347,33 @@ def build_decoder(
         decoder = DECODERS[name](vocabulary_size, regions, depth, name=name, **settings)
     decoder([ops.zeros((1, regions, depth)), ops.zeros((1, 1, 1), dtype="int32")])  # creates the weights
     return decoder
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class MultilingualDecoder(keras.Model):
+    """A decoder for each language, as ``model.keras`` holds them. All of them share the layers of the first one, except
+    embedding, output layer, word bias and word prior.
+
+    Args:
+        decoder: a key of `DECODERS`.
+        vocabulary_sizes: language → V.
+        settings: the other arguments of `build_decoder`.
+
+    Attributes:
+        decoders: language → `Decoder`.
+    """
+
+    def __init__(self, decoder, vocabulary_sizes, settings, precision="float32", **kwargs):
+        super().__init__(**kwargs)
+        self.config = {"decoder": decoder, "vocabulary_sizes": vocabulary_sizes, "settings": settings}
+        decoders: dict[str, Decoder] = {}
+        for language, size in vocabulary_sizes.items():
+            shared = next(iter(decoders.values()), None)
+            decoders[language] = build_decoder(
+                decoder, size, precision=precision, **settings | ({"shared": shared} if shared else {})
+            )
+        self.decoders = decoders
+        self.built = True
+
+    def get_config(self):
+        return {"name": self.name, **self.config}

@@ -13,6 +13,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -34,33 +35,38 @@ logging.getLogger("absl").addFilter(lambda record: "trackable_obj" not in record
 def export(folder: str | Path) -> None:
     """Convert the Keras models of an artifacts folder, write the exported ones beside them, and the manifest.
 
-    ``search.tar.xz`` holds a search for each beam width, for one photo and for `SEARCH_BATCH` photos. All of them have
-    the same weights, so that the archive is hardly larger than one.
+    ``search.tar.xz`` holds a search for each beam width and language, for one photo and for `SEARCH_BATCH` photos. They
+    have most weights in common, so that the archive is hardly larger than one search of each language.
 
     Raises:
         ArtifactError: a file of the folder is missing or does not fit the others.
     """
     folder = Path(folder)
-    encoder, searches = convert_folder(folder)
+    encoder, searches, languages = convert_folder(folder)
     # The default beam width comes first, because the first one loads fastest.
     widths = sorted(range(1, MAX_BEAM_WIDTH + 1), key=lambda width: width != DEFAULT_BEAM_WIDTH)
     archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w:xz") as tar:
-        for width in tqdm(widths, desc="export", unit="beam width"):
-            for batch_size, content in searches(width).items():
-                member = tarfile.TarInfo(f"beam{width}_batch{batch_size}.tflite")
+    with tarfile.open(fileobj=archive, mode="w:xz", preset=9) as tar:
+        for width, language in tqdm(list(product(widths, languages)), desc="export", unit="search"):
+            for batch_size, content in searches(language, width).items():
+                member = tarfile.TarInfo(f"{language}_beam{width}_batch{batch_size}.tflite")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     artifacts.write_bytes(folder / "encoder.tflite", encoder)
     artifacts.write_bytes(folder / "search.tar.xz", archive.getvalue())
-    artifacts.write_manifest(folder)
+    artifacts.write_manifest(folder, exported=True)
 
 
-def convert_folder(folder: str | Path) -> tuple[bytes, Callable[[int], dict[int, bytes]]]:
-    """The exported encoder of an artifacts folder, and a function that exports the search for a beam width."""
-    encoder, decoder, tokenizer, config = load_model(folder)
-    settings = config["max_length"], config["length_power"]
-    return convert_encoder(encoder), lambda beam_width: convert_search(decoder, tokenizer, beam_width, *settings)
+def convert_folder(folder: str | Path) -> tuple[bytes, Callable[[str, int], dict[int, bytes]], list[str]]:
+    """The exported encoder of an artifacts folder, a function that exports the search for a language and a beam width,
+    and the languages."""
+    encoder, decoders, tokenizers, config = load_model(folder)
+
+    def search(language: str, beam_width: int) -> dict[int, bytes]:
+        settings = beam_width, config["max_length"], config["length_power"]
+        return convert_search(decoders[language], tokenizers[language], *settings)
+
+    return convert_encoder(encoder), search, list(decoders)
 
 
 def convert_encoder(encoder: Encoder) -> bytes:

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
 
 from captioning import artifacts
 from captioning.artifacts import EXPORTED, HISTORY, MANIFEST, REMEDY, ArtifactError
-from captioning.network.decoder import Decoder
+from captioning.network.decoder import Decoder, MultilingualDecoder
 from captioning.network.encoder import Encoder
-from captioning.text import Tokenizer
+from captioning.text import Tokenizer, tokenizers_from_dict, tokenizers_to_dict
 
 
 def save_model(
-    folder: str | Path, encoder: Encoder, decoder: Decoder, tokenizer: Tokenizer, history: dict, config: dict
+    folder: str | Path,
+    encoder: Encoder,
+    decoders: Mapping[str, Decoder],
+    tokenizers: Mapping[str, Tokenizer],
+    history: dict,
+    config: dict,
 ) -> None:
     """Write all files that ship, except the exported models. The manifest comes last.
 
     Models exported from earlier weights are deleted. `captioning.network.export.export` makes new ones.
 
+    The weights of the decoders are rounded to float16.
+
     Args:
+        decoders, tokenizers: by language, for the same languages in the same order. The decoders share the layers of
+            the first one.
         history: lists with one value per epoch.
         config: settings of the training (data set, minimum count, …). The settings of the model and the versions of the
             libraries are added.
@@ -30,25 +40,33 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     for name in (MANIFEST, *EXPORTED):
         (folder / name).unlink(missing_ok=True)
-    artifacts.write_pickle(folder / "tokenizer.pkl", tokenizer.to_dict())
+    artifacts.write_pickle(folder / "tokenizer.pkl", tokenizers_to_dict(tokenizers))
     artifacts.write_pickle(folder / HISTORY, history)
+    first = next(iter(decoders.values()))
     described = {
         "encoder": encoder.network,
         "image_size": encoder.image_size,
         "grid": list(encoder.grid),
         "depth": encoder.depth,
-        "decoder": decoder.name,
-        "vocabulary_size": len(tokenizer),
+        "decoder": first.name,
+        "vocabulary_size": sum(map(len, tokenizers.values())),
         "versions": {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "numpy")},
     }
     artifacts.write_pickle(folder / "config.pkl", {**config, **described})
     encoder.save(folder / "encoder.weights.h5")
-    keras.saving.save_model(decoder, folder / "model.keras")
+    sizes = {language: len(tokenizer) for language, tokenizer in tokenizers.items()}
+    settings = {name: value for name, value in first.settings.items() if name != "vocabulary_size"}
+    half = MultilingualDecoder(first.name, sizes, settings, precision="float16")
+    for language, decoder in decoders.items():
+        half.decoders[language].set_weights(decoder.get_weights())
+    keras.saving.save_model(half, folder / "model.keras")
     artifacts.write_manifest(folder)
 
 
-def load_model(folder: str | Path) -> tuple[Encoder, Decoder, Tokenizer, dict]:
-    """Read the Keras models, the tokenizer and the config, for training, notebooks and export.
+def load_model(folder: str | Path) -> tuple[Encoder, dict[str, Decoder], dict[str, Tokenizer], dict]:
+    """Read the Keras models, the tokenizers and the config, for training, notebooks and export.
+
+    Decoders and tokenizers are by language.
 
     Raises:
         ArtifactError: a file is missing, damaged or does not fit the others; the message names it.
@@ -58,17 +76,19 @@ def load_model(folder: str | Path) -> tuple[Encoder, Decoder, Tokenizer, dict]:
     config = artifacts.read_pickle(folder / "config.pkl")
     path = folder / "tokenizer.pkl"
     try:
-        tokenizer = Tokenizer.from_dict(artifacts.read_pickle(path))
+        tokenizers = tokenizers_from_dict(artifacts.read_pickle(path))
         path = folder / "model.keras"
-        decoder = keras.saving.load_model(path, compile=False, safe_mode=True)
+        decoders = keras.saving.load_model(path, compile=False, safe_mode=True).decoders
         path = folder / "encoder.weights.h5"
         encoder = Encoder(config["encoder"], path, config["image_size"])
         path = folder / "config.pkl"
-        if len(tokenizer) != decoder.vocabulary_size or encoder.regions != decoder.regions:
+        sizes = {language: decoder.vocabulary_size for language, decoder in decoders.items()}
+        regions = {decoder.regions for decoder in decoders.values()}
+        if sizes != {language: len(t) for language, t in tokenizers.items()} or regions != {encoder.regions}:
             raise ValueError("encoder, decoder and vocabulary have different sizes")
         config["max_length"], config["length_power"]
     except ArtifactError:
         raise
     except Exception as error:  # Keras raises many kinds for a file that is not what it expects
         raise ArtifactError(f"{path} cannot be used ({error}): {REMEDY}") from None
-    return encoder, decoder, tokenizer, config
+    return encoder, decoders, tokenizers, config

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from captioning.generator import Hypotheses
+from captioning.languages import LANGUAGES
 from captioning.network.backend import compiled
 from captioning.network.decoder import Decoder
 from captioning.text import Tokenizer
@@ -17,11 +18,6 @@ from captioning.text import Tokenizer
 MAX_LENGTH = 20  # words; 98 % of Flickr8k's captions are shorter
 LENGTH_POWER = 0.7  # hypotheses are compared by log probability / length ** LENGTH_POWER
 NEVER = -1e9  # log probability of what must not be chosen
-FUNCTION_WORDS = """
-a an the some other another and or with without of in on at to for from by as is are be has have that which who where
-while it its he him his she her they their them one two three there up down out off over under near next behind between
-through along across around against above into onto toward towards away front side top back
-""".split()  # noqa: SIM905  # the words that a caption may contain more than once
 
 
 def make_search(
@@ -59,7 +55,8 @@ def beam_search(
 
     Each beam is extended by its likeliest words. The ``beam_width`` best of all hypotheses survive, finished ones among
     them, compared by log probability / length ** ``length_power`` (length normalisation, Wu et al., 2016,
-    arXiv:1609.08144, in its plain form). A caption contains a word at most once, except `FUNCTION_WORDS`. The search
+    arXiv:1609.08144, in its plain form). A caption contains a word at most once, except the function words of
+    its language. The search
     stops when all hypotheses are finished or have ``max_length`` words.
 
     Args:
@@ -69,7 +66,8 @@ def beam_search(
     """
     K, T, V = beam_width, max_length, decoder.vocabulary_size
     token_mask = special_token_mask(tokenizer, V)
-    repeatable = {tokenizer.pad, tokenizer.end} | {tokenizer.word_index.get(word) for word in FUNCTION_WORDS}
+    function_words = LANGUAGES[tokenizer.language].function_words.split()
+    repeatable = {tokenizer.pad, tokenizer.end} | {tokenizer.word_index.get(word) for word in function_words}
     repeat_mask = np.array([0.0 if i in repeatable else NEVER for i in range(V)], "float32")
     memory, state = decoder.start(features, K)
     B = ops.shape(features)[0]

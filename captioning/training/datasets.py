@@ -14,11 +14,20 @@ import os
 import random
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from captioning.images import SUFFIXES
-from captioning.training.layouts import LAYOUTS, READERS, SPLITS, Caption, Problems, find_files
+from captioning.languages import LANGUAGES
+from captioning.training.layouts import (
+    LAYOUTS,
+    READERS,
+    SPLITS,
+    Caption,
+    Problems,
+    find_files,
+    read_translations,
+)
 
 HOW_TO_GET_FLICKR8K = """\
 To get Flickr8k (for research; Hodosh, Young and Hockenmaier, 2013): unpack Flickr8k_Dataset.zip and
@@ -42,12 +51,15 @@ class Dataset:
         image_paths: image name → file, for every image of every split.
         captions: split → image name → captions. All three `SPLITS` are there, perhaps empty.
         problems: what was skipped or repaired and why, one line a kind, with its count and first examples.
+        translations: language → split → image name → captions, for each language other than English that the folder
+            has captions in. Not every image needs to have some.
     """
 
     name: str
     image_paths: dict[str, Path]
     captions: dict[str, dict[str, list[str]]]
     problems: tuple[str, ...]
+    translations: dict[str, dict[str, dict[str, list[str]]]] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Images and captions of each split, and the problems, in a few lines for people."""
@@ -56,6 +68,9 @@ class Dataset:
             images = self.captions[split]
             count = sum(map(len, images.values()))
             lines.append(f"  {split:<10} " + (f"{len(images):>6} images, {count} captions" if images else "empty"))
+        for language, splits in self.translations.items():
+            counts = ", ".join(f"{sum(map(len, splits[split].values()))} {split}" for split in SPLITS)
+            lines.append(f"  {LANGUAGES[language].name}: {counts} captions")
         lines += ["problems:", *(f"  - {line}" for line in self.problems)] if self.problems else ["no problems"]
         return "\n".join(lines)
 
@@ -87,11 +102,18 @@ def load_dataset(folder: str | Path, seed: int = 0) -> Dataset:
         splits = source.splits or _draw_splits(image_paths, seed)
         images = _assign(splits, captions, image_paths, problems)
         if any(images.values()):
+            translations = {}
+            for language in [code for code in LANGUAGES if code != "en"]:
+                translated = _usable_captions(read_translations(folder, language, problems), problems)
+                by_split = {split: {i: translated[i] for i in images[split] if i in translated} for split in SPLITS}
+                if any(by_split.values()):
+                    translations[language] = by_split
             return Dataset(
                 name=source.name,
                 image_paths={image: image_paths[image] for split in SPLITS for image in images[split]},
                 captions={split: {image: captions[image] for image in images[split]} for split in SPLITS},
                 problems=(*passed_over, *problems.lines()),
+                translations=translations,
             )
         passed_over.append(f"{found[0].name} passed over: no usable image")
         reasons += [f"{found[0].name} gives no usable image:", *(f"- {line}" for line in problems.lines())]

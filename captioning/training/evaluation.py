@@ -27,6 +27,7 @@ from pycocoevalcap.meteor import meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
+from captioning.languages import LANGUAGES
 from captioning.training.figures import calibration_bins
 from captioning.training.objects import hallucination
 
@@ -40,41 +41,47 @@ SENTENCE_END = re.compile(r"(?<=\w\w)(?<!\b[mdsj]r|\bms|\bst|\bmt|\bvs|\bft)(?<!
 OPENING_QUOTE = re.compile(r"(?<!\S)'(?=\w\w)(?!(?:s|re|ll|ve|tis|twas|em)\b)", re.IGNORECASE)
 
 
-def tokenize(caption: str) -> list[str]:
+def tokenize(caption: str, language: str = "en") -> list[str]:
     """Split a caption into the tokens that the COCO scorers count: lower case, without punctuation.
 
-    COCO's PTBTokenizer (Java) in Python, for captions and references alike: NLTK's Treebank
-    tokenizer and COCO's list of punctuation, and two rules of Stanford's that NLTK lacks: a full stop inside
-    the text ends a sentence, a single quote may open a quotation. As in COCO's, brackets stay, as ``-lrb-``.
-    Of Flickr8k's 35,000 training and development captions it splits 8 differently.
+    For English, this is COCO's PTBTokenizer (Java) in Python: NLTK's Treebank tokenizer and COCO's list of punctuation,
+    and two rules of Stanford's that NLTK lacks: a full stop inside the text ends a sentence, a single quote may open a
+    quotation. As in COCO's, brackets stay, as ``-lrb-``. Of Flickr8k's 35,000 training and development captions it
+    splits 8 differently. For other languages, the tokens are the words of `captioning.languages`.
 
     >>> tokenize("A tri-colored dog's toy , isn't it ?")
     ['a', 'tri-colored', 'dog', "'s", 'toy', 'is', "n't", 'it']
     """
+    if language != "en":
+        return [word.lower() for word in LANGUAGES[language].words(caption)]
     text = OPENING_QUOTE.sub("` ", SENTENCE_END.sub(" .", caption.translate(TYPOGRAPHY)))
     tokens = (token.lower() for token in TREEBANK.tokenize(text, convert_parentheses=True))
     return [token for token in tokens if token not in PUNCTUATIONS]
 
 
 @lru_cache(maxsize=2**17)  # the references of 25,000 images, which are needed every epoch
-def tokenized(caption: str) -> str:
-    return " ".join(tokenize(caption))
+def tokenized(caption: str, language: str = "en") -> str:
+    return " ".join(tokenize(caption, language))
 
 
-def reference_texts(references: Sequence[str] | None) -> list[str]:
+def reference_texts(references: Sequence[str] | None, language: str = "en") -> list[str]:
     """References, tokenized, except those without a word (".")."""
-    return [text for reference in references or [] if (text := tokenized(reference))]
+    return [text for reference in references or [] if (text := tokenized(reference, language))]
 
 
-def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+def score_captions(
+    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], language: str = "en"
+) -> dict[str, float]:
     """Score one caption per image against all reference captions of that image.
 
     Args:
         captions: image name → caption.
         references: image name → reference captions, for the same images.
+        language: of both, a key of `LANGUAGES`.
 
     Returns:
         What each key of `COLUMNS` holds; every score is a percentage, and larger is better unless stated otherwise.
+        METEOR and CHAIR are for English only.
 
         - ``BLEU-1`` … ``BLEU-4``: n-gram precision with brevity penalty over the corpus (Papineni et al.,
           2002, "BLEU: a method for automatic evaluation of machine translation"), COCO scorer.
@@ -95,7 +102,7 @@ def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequenc
     Raises:
         ValueError: an image has no caption or no references; the message names it.
     """
-    hypotheses, truths = _pairs(captions, references)
+    hypotheses, truths = _pairs(captions, references, language)
     words = [caption.split() for [caption] in hypotheses.values()]
     weights = [(1 / n,) * n for n in range(1, 5)]
     truth_words = [[reference.split() for reference in truths[name]] for name in hypotheses]
@@ -104,13 +111,14 @@ def score_captions(captions: Mapping[str, str], references: Mapping[str, Sequenc
     scores = {f"BLEU-{n}": 100 * score for n, score in enumerate(bleu, start=1)}
     scores |= {f"NLTK BLEU-{n}": 100 * score for n, score in enumerate(nltk_bleu, start=1)}
     scores["CIDEr"] = 100 * Cider().compute_score(truths, hypotheses)[0]
-    try:
-        scores["METEOR"] = 100 * _meteor(truths, hypotheses)
-    except (OSError, ValueError) as error:  # no Java, or a Java that does not start
-        logging.getLogger(__name__).debug("METEOR: %s", error)
-        warnings.warn("METEOR is skipped: it needs Java, which does not run here", stacklevel=2)
     scores["ROUGE-L"] = 100 * Rouge().compute_score(truths, hypotheses)[0]
-    scores |= hallucination({name: text for name, [text] in hypotheses.items()}, truths)
+    if language == "en":
+        try:
+            scores["METEOR"] = 100 * _meteor(truths, hypotheses)
+        except (OSError, ValueError) as error:  # no Java, or a Java that does not start
+            logging.getLogger(__name__).debug("METEOR: %s", error)
+            warnings.warn("METEOR is skipped: it needs Java, which does not run here", stacklevel=2)
+        scores |= hallucination({name: text for name, [text] in hypotheses.items()}, truths)
     scores["repeats"] = 100 * sum(map(repeats, words)) / len(words)
     scores["distinct"] = len(set(map(tuple, words)))
     scores["mean length"] = sum(map(len, words)) / len(words)
@@ -124,15 +132,19 @@ def repeats(words: Sequence[str]) -> bool:
 
 
 def agreement(
-    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], training: Mapping[str, Sequence[str]]
+    captions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    training: Mapping[str, Sequence[str]],
+    language: str = "en",
 ) -> dict[str, float]:
     """How much of each caption people also wrote: image name → 0 to 1.
 
     This is the share of its words that occur in a reference caption. Words are weighted by their inverse document
     frequency in ``training`` (image name → captions).
     """
-    counts = Counter(word for texts in training.values() for word in set(" ".join(reference_texts(texts)).split()))
-    hypotheses, truths = _pairs(captions, references)
+    known = (" ".join(reference_texts(texts, language)) for texts in training.values())
+    counts = Counter(word for text in known for word in set(text.split()))
+    hypotheses, truths = _pairs(captions, references, language)
     result = {}
     for name, [caption] in hypotheses.items():
         words, written = caption.split(), set(" ".join(truths[name]).split())
@@ -148,9 +160,9 @@ def calibration_error(confidence: Sequence[float], truth: Sequence[float], bins:
     return sum(len(c) * abs(c.mean() - t.mean()) for c, t in calibration_bins(confidence, truth, bins)) / len(truth)
 
 
-def cider(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> float:
+def cider(captions: Mapping[str, str], references: Mapping[str, Sequence[str]], language: str = "en") -> float:
     """CIDEr alone (see `score_captions`), in percent, to choose the best epoch. It takes a second for 1,000 images."""
-    hypotheses, truths = _pairs(captions, references)
+    hypotheses, truths = _pairs(captions, references, language)
     return 100 * float(Cider().compute_score(truths, hypotheses)[0])
 
 
@@ -170,18 +182,20 @@ def score_table(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
     return table
 
 
-def _pairs(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> tuple[dict, dict]:
+def _pairs(
+    captions: Mapping[str, str], references: Mapping[str, Sequence[str]], language: str = "en"
+) -> tuple[dict, dict]:
     """Captions and references, tokenized, as the COCO scorers want them: image name → list of strings."""
     for name in references:
         if captions.get(name) is None:
             raise ValueError(f"{name} has no caption")
-    truths = {name: reference_texts(references.get(name)) for name in captions}
+    truths = {name: reference_texts(references.get(name), language) for name in captions}
     for name, texts in truths.items():
         if not texts:
             raise ValueError(f"{name} has no reference captions")
     if not captions:
         raise ValueError("there are no captions to score")
-    return {name: [tokenized(caption)] for name, caption in captions.items()}, truths
+    return {name: [tokenized(caption, language)] for name, caption in captions.items()}, truths
 
 
 class _Meteor(meteor.Meteor):

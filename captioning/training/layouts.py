@@ -4,7 +4,9 @@ decides what is usable."""
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -18,10 +20,17 @@ LAYOUTS = """\
 - Flickr8k from Kaggle: photos in Images/; captions.txt (image,caption)
 - Flickr30k from Kaggle: photos in flickr30k_images/; results.csv (image_name| comment_number| comment)
 - COCO: photos in train2014/, val2014/, train2017/, val2017/, also under images/; annotations/captions_*.json
-- Karpathy's splits of any of them: dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json"""
+- Karpathy's splits of any of them: dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json
+- Multi30k: photos in flickr30k_images/; train.en, val.en, … and train.txt, val.txt, … (names of the photos) in the
+  folder itself or in data/task1/ and data/task2/, also packed (.gz)
+More languages, beside any of them: Flickr8k.de.token.txt, captions.de.txt (image,caption), or Multi30k's train.de"""
 
 
-_TEXT_FOLDERS = ("", "Flickr8k_text", "flickr30k_images", "annotations")  # that may hold the caption files
+_MULTI30K_FOLDERS = tuple(f"data/task{task}/{kind}" for task in (2, 1) for kind in ("raw", "image_splits"))
+_TEXT_FOLDERS = (  # that may hold the caption files
+    *("", "Flickr8k_text", "flickr30k_images", "annotations", "multilingual"),
+    *_MULTI30K_FOLDERS,
+)
 _FLICKR8K_SPLIT_FILES = dict(
     zip(SPLITS, (f"Flickr_8k.{part}Images.txt" for part in ("train", "dev", "test")), strict=True)
 )
@@ -128,6 +137,41 @@ def _read_coco(folder: Path, path: Path, problems: Problems) -> Source:
     return Source("coco", captions, splits, folders)
 
 
+def _read_multi30k(folder: Path, path: Path, problems: Problems, language: str = "en") -> Source:
+    captions: list[Caption] = []
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for split, stem in (("train", "train"), ("validation", "val"), ("test", "test_2016_flickr"), ("test", "test_2016")):
+        for kind in ("[1-5].", ""):  # five captions per photo, written for it, are better than one
+            files = [
+                *find_files(folder, f"{stem}.{kind}{language}"),
+                *find_files(folder, f"{stem}.{kind}{language}.gz"),
+            ]
+            names = find_files(folder, f"{stem}_images.txt") if kind else find_files(folder, f"{stem}.txt")
+            if not files or not names or splits[split]:
+                continue
+            images = [line.strip() for _, line in _lines(names[0], problems)]
+            splits[split] = images
+            for number, file in enumerate(files):
+                lines = _read_text(file, problems).rstrip("\n").split("\n")
+                if len(lines) != len(images):
+                    problems.add("file skipped: it has not one line per photo", file.name)
+                    continue
+                captions += [
+                    Caption(image, number, text, f"{file.name} line {n}")
+                    for n, (image, text) in enumerate(zip(images, lines, strict=True), start=1)
+                ]
+    return Source("multi30k", captions, splits)
+
+
+def read_translations(folder: Path, language: str, problems: Problems) -> list[Caption]:
+    """The captions of a data set in another language, from the files beside its own."""
+    if found := find_files(folder, f"Flickr8k.{language}.token.txt"):
+        return _read_flickr8k(folder, found[0], Problems()).captions
+    if found := find_files(folder, f"captions.{language}.txt"):
+        return _read_kaggle_flickr8k(folder, found[0], problems).captions
+    return _read_multi30k(folder, folder, problems, language).captions
+
+
 READERS = {  # a file that identifies the layout → its reader; the first one with usable images is taken
     "dataset_flickr8k.json": _read_karpathy,
     "dataset_flickr30k.json": _read_karpathy,
@@ -135,6 +179,7 @@ READERS = {  # a file that identifies the layout → its reader; the first one w
     "Flickr8k.token.txt": _read_flickr8k,
     "captions_*.json": _read_coco,
     "captions.txt": _read_kaggle_flickr8k,
+    "train.*en*": _read_multi30k,
     "results.csv": _read_kaggle_flickr30k,
 }
 
@@ -162,9 +207,10 @@ def find_files(folder: Path, pattern: str) -> list[Path]:
 def _read_text(path: Path, problems: Problems) -> str:
     """The file's text, without a BOM and with "\\n" line ends; bytes that are not UTF-8 become U+FFFD."""
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
-    except OSError as error:
-        problems.add("file cannot be read", f"{path.name}: {error.strerror}")
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8", errors="replace")
+    except (OSError, EOFError, zlib.error) as error:
+        problems.add("file cannot be read", f"{path.name}: {getattr(error, 'strerror', None) or error}")
         return ""
     if text.startswith("\ufeff"):
         problems.add("byte order mark (BOM) removed", path.name)

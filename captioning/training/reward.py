@@ -27,6 +27,7 @@ class CaptionReward:
             CIDEr alone makes captions two words shorter than people's.
         bleu: weight of the sentence's BLEU-1 + … + BLEU-4 (COCO scorer), which counts all words alike. CIDEr favours
             rare ones.
+        language: of the captions, a key of `captioning.languages.LANGUAGES`.
 
     >>> reward = CaptionReward({"dog.jpg": ["a dog runs"], "cat.jpg": ["a cat sleeps"]})
     >>> reward.reward(["dog.jpg", "dog.jpg"], ["a dog", "a cat"]).round(2)
@@ -39,10 +40,14 @@ class CaptionReward:
         end_token: bool = False,
         brevity_penalty: bool = False,
         bleu: float = 0.0,
+        language: str = "en",
     ):
+        self._language = language
         self._end, self._brevity_penalty, self._bleu = " <end>" if end_token else "", brevity_penalty, bleu
-        self._texts = {name: [t + self._end for t in reference_texts(texts)] for name, texts in references.items()}
-        cooked = {name: list(map(self._count, reference_texts(texts))) for name, texts in references.items()}
+        self._texts = {
+            name: [t + self._end for t in reference_texts(texts, language)] for name, texts in references.items()
+        }
+        cooked = {name: list(map(self._count, reference_texts(texts, language))) for name, texts in references.items()}
         frequency: dict[tuple, int] = {}
         for counts in cooked.values():
             for ngram in set().union(*counts):
@@ -65,7 +70,7 @@ class CaptionReward:
         if self._bleu:
             scorer = BleuScorer(n=4)
             for name, caption in zip(image_names, captions, strict=True):
-                scorer += (tokenized(caption) + self._end, self._texts[name])
+                scorer += (tokenized(caption, self._language) + self._end, self._texts[name])
             _, bleu = scorer.compute_score(option="closest", verbose=0)
             rewards += self._bleu * np.sum(bleu, axis=0, dtype="float32")
         return rewards
@@ -84,7 +89,7 @@ class CaptionReward:
         references = self._references.get(image_name)
         if not references:
             raise ValueError(f"{image_name} has no reference captions")
-        counts = self._count(tokenized(caption))
+        counts = self._count(tokenized(caption, self._language))
         norms, length = self._norms(counts)
         weighted = [(ngram, tf, self._idf[ngram] ** 2) for ngram, tf in counts.items() if ngram in self._idf]
         total = 0.0

@@ -31,7 +31,9 @@ class SelfCriticalTraining(Training):
         self.settings |= {"samples": samples, "temperature": temperature}
         self.temperature = temperature
         self.sample, self.seeds = make_sampler(self.decoder, self.tokenizer, samples, temperature=temperature)
-        self.reward = CaptionReward(self.train, end_token=True, brevity_penalty=True, bleu=1.0)
+        self.reward = CaptionReward(
+            self.train, end_token=True, brevity_penalty=True, bleu=1.0, language=self.tokenizer.language
+        )
         self.samples = samples
 
     def _loss(self, features, tokens, weights):

@@ -210,7 +210,8 @@ class Training:
             batch = names[start : start + 50]
             found = self.search(np.stack([features[n] for n in batch]), 1)
             self.captions.update((n, self.tokenizer.decode(t[0])) for n, t in zip(batch, found.tokens, strict=True))
-        return {"val_loss": float(np.mean(losses)), "val_CIDEr": cider(self.captions, self.validation)}
+        score = cider(self.captions, self.validation, self.tokenizer.language)
+        return {"val_loss": float(np.mean(losses)), "val_CIDEr": score}
 
     def run(self, on_epoch: Callable[[int, dict], None] | None = None) -> dict[str, list[float]]:
         """Train to the end, from the last checkpoint if there is one. Returns lists with one value per epoch."""

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from tqdm import tqdm
 
+from captioning.languages import LANGUAGES
 from captioning.network.decoder import Decoder
-from captioning.network.search import FUNCTION_WORDS
 from captioning.text import Tokenizer
 from captioning.training.features import Features
 
@@ -27,7 +27,7 @@ def fit_word_prior(
     """Fit `Decoder.word_prior` to the share of an image's captions that contain a word.
 
     This is ridge regression, then its best approximation of rank ``word_prior_rank`` on these images (reduced-rank
-    regression: Izenman, 1975, Journal of Multivariate Analysis 5: 248–264). `FUNCTION_WORDS` and special tokens get no
+    regression: Izenman, 1975, Journal of Multivariate Analysis 5: 248–264). Function words and special tokens get no
     prior.
 
     Args:
@@ -42,7 +42,8 @@ def fit_word_prior(
 
     has_prior = np.ones(V, bool)
     has_prior[[tokenizer.pad, tokenizer.start, tokenizer.end, tokenizer.unknown]] = False
-    has_prior[[tokenizer.word_index[word] for word in FUNCTION_WORDS if word in tokenizer.word_index]] = False
+    function_words = LANGUAGES[tokenizer.language].function_words.split()
+    has_prior[[tokenizer.word_index[word] for word in function_words if word in tokenizer.word_index]] = False
     covariance, products = np.zeros((len(mean), len(mean))), np.zeros((len(mean), V))
     share_of_all = np.zeros(V)
     for x, batch in zip(np.split(images, starts[1:]), batches, strict=True):

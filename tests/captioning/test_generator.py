@@ -7,7 +7,7 @@ import pytest
 from helpers import picture
 from PIL import Image
 
-from captioning.generator import CaptionGenerator, ExportedSearch, Hypotheses
+from captioning.generator import MODELS_IN_MEMORY, CaptionGenerator, ExportedSearch, Hypotheses
 from captioning.images import ImageError
 from captioning.text import Tokenizer
 
@@ -88,7 +88,10 @@ def test_a_decoder_without_attention_gives_words_without_attention():
     log_p = np.log(np.array([[[0.5, 0.8, 0.9, 1.0]]], np.float32))
     found = Hypotheses(tokens, log_p, None, np.zeros((1, 1)))
     generator = CaptionGenerator(
-        None, lambda features, width: found, tokenizer, {"grid": (2, 2), "confidence": (0.5, 0.1)}
+        None,
+        lambda features, width, language: found,
+        {"en": tokenizer},
+        {"grid": (2, 2), "confidence": {"en": (0.5, 0.1)}},
     )
     [caption] = generator.search(np.zeros((1, 4, 6)), beam_width=1)
     assert caption.text == "a dog" and [word.attention for word in caption.words] == [None, None]
@@ -97,10 +100,12 @@ def test_a_decoder_without_attention_gives_words_without_attention():
     assert caption.confidence == pytest.approx(0.5 * 0.36 ** (1 / 3) + 0.1)
 
 
-def test_a_search_keeps_three_beam_widths_in_memory(monkeypatch):
+def test_a_search_keeps_the_models_used_last_in_memory(monkeypatch):
     loaded = []
     monkeypatch.setattr("captioning.generator.Model", lambda sources: sources)
-    search = ExportedSearch(lambda width: loaded.append(width) or {1: b""})
-    for width in (1, 2, 3, 1, 4, 1, 2):
-        search.model(width)
-    assert loaded == [1, 2, 3, 4, 2]
+    search = ExportedSearch(lambda language, width: loaded.append((language, width)) or {1: b""})
+    first = [("en", 1), ("de", 1), ("en", 2), ("en", 3), ("en", 4), ("en", 5)]
+    assert len(first) == MODELS_IN_MEMORY
+    for which in (*first, ("en", 1), ("fr", 1), ("en", 1), ("de", 1)):
+        search.model(*which)
+    assert loaded == [*first, ("fr", 1), ("de", 1)]

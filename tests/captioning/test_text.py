@@ -1,24 +1,10 @@
 import pytest
 
 from captioning.artifacts import read_pickle, write_pickle
-from captioning.text import SPECIAL, Tokenizer, clean
+from captioning.languages import LANGUAGES
+from captioning.text import SPECIAL, Tokenizer, tokenizers_from_dict, tokenizers_to_dict
 
 CAPTIONS = ["A dog runs .", "The dog's 2 puppies run !", "a tri-colored dog", "Un été à la plage"]
-
-
-def test_cleaning_keeps_words_and_drops_punctuation():
-    assert clean("A tri-colored dog's 2 toys , in the T-shirt .") == [
-        "a",
-        "tri-colored",
-        "dog's",
-        "2",
-        "toys",
-        "in",
-        "the",
-        "t-shirt",
-    ]
-    assert clean("Un été") == ["un", "été"]
-    assert clean("_foo_ -- ...") == ["foo"]
 
 
 def test_vocabulary_has_frequent_words_in_a_stable_order():
@@ -34,7 +20,7 @@ def test_round_trip_is_exact(caption, tmp_path):
     write_pickle(tmp_path / "tokenizer.pkl", tokenizer.to_dict())
     again = Tokenizer.from_dict(read_pickle(tmp_path / "tokenizer.pkl"))
     assert again.encode(caption) == tokenizer.encode(caption)
-    assert again.decode(again.encode(caption)) == " ".join(clean(caption))
+    assert again.decode(again.encode(caption)) == " ".join(LANGUAGES["en"].words(caption))
 
 
 def test_batch_is_padded_and_cut():
@@ -55,13 +41,45 @@ def test_broken_dicts_are_refused():
     for broken in (
         {},
         None,
-        {"word_index": {"<start>": 1}, "special": {}, "lowercase": True},
-        {"word_index": 3, "special": SPECIAL, "lowercase": True},
+        {"word_index": {"<start>": 1}, "special": {}, "language": "en"},
+        {"word_index": 3, "special": SPECIAL, "language": "en"},
     ):
         with pytest.raises(ValueError, match="not a tokenizer"):
             Tokenizer.from_dict(broken)
     with pytest.raises(ValueError, match="no end, unknown"):
-        Tokenizer.from_dict({"word_index": {"<start>": 1}, "special": SPECIAL, "lowercase": True})
+        Tokenizer.from_dict({"word_index": {"<start>": 1}, "special": SPECIAL, "language": "en"})
     words = Tokenizer.fit(CAPTIONS, 1).word_index
     with pytest.raises(ValueError, match="share an id"):
-        Tokenizer.from_dict({"word_index": words | {"dog": 4}, "special": SPECIAL, "lowercase": True})
+        Tokenizer.from_dict({"word_index": words | {"dog": 4}, "special": SPECIAL, "language": "en"})
+
+
+def test_an_unknown_language():
+    with pytest.raises(ValueError, match="unknown language 'xx'; known: en, de"):
+        Tokenizer.fit(CAPTIONS, 1).from_dict(Tokenizer.fit(CAPTIONS, 1).to_dict() | {"language": "xx"})
+
+
+GERMAN = [
+    "Ein Mann läuft .",
+    "Zwei Männer sehen einen Mann .",
+    "zwei hunde laufen",
+    "Männer sehen zwei Hunde",
+]
+
+
+def test_german_words_get_their_usual_capitals():
+    tokenizer = Tokenizer.fit(GERMAN, 1, "de")
+    assert tokenizer.decode(tokenizer.encode("Zwei Hunde laufen .")) == "zwei Hunde laufen"
+    assert tokenizer.decode(tokenizer.encode("zwei hunde")) == "zwei Hunde"  # a caption without capitals
+    assert tokenizer.decode(tokenizer.encode("Männer sehen einen Mann")) == "Männer sehen einen Mann"
+    assert "hunde" not in tokenizer.word_index and "Zwei" not in tokenizer.word_index
+
+
+def test_the_tokenizers_of_several_languages_in_one_dict(tmp_path):
+    tokenizers = {"en": Tokenizer.fit(CAPTIONS, 1), "de": Tokenizer.fit(GERMAN, 1, "de")}
+    write_pickle(tmp_path / "tokenizer.pkl", tokenizers_to_dict(tokenizers))
+    again = tokenizers_from_dict(read_pickle(tmp_path / "tokenizer.pkl"))
+    assert {language: t.to_dict() for language, t in again.items()} == {
+        language: t.to_dict() for language, t in tokenizers.items()
+    }
+    alone = tokenizers_from_dict(tokenizers["en"].to_dict())
+    assert list(alone) == ["en"] and alone["en"].word_index == tokenizers["en"].word_index

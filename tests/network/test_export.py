@@ -15,6 +15,7 @@ from helpers import ROOT, picture
 from captioning.artifacts import EXPORTED, ArtifactError, check_manifest, write_manifest
 from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, CaptionGenerator, ExportedSearch
 from captioning.network import export
+from captioning.network.decoder import MultilingualDecoder
 from captioning.network.saving import load_model, save_model
 from captioning.network.search import make_search
 from captioning.text import Tokenizer
@@ -32,7 +33,7 @@ def decoder(request):
 @pytest.fixture(scope="module")
 def search(decoder):
     """Its exported search."""
-    return ExportedSearch(lambda width: export.convert_search(decoder, TOKENIZER, width, LENGTH, POWER))
+    return ExportedSearch(lambda language, width: export.convert_search(decoder, TOKENIZER, width, LENGTH, POWER))
 
 
 def keras_search(*arguments):
@@ -46,7 +47,7 @@ def keras_search(*arguments):
 
 def check_same_as_keras(decoder, search, width):
     expected = keras_search(decoder, TOKENIZER, LENGTH, POWER, FEATURES, width)
-    found = search(FEATURES, width)
+    found = search(FEATURES, width, "en")
     assert found.tokens.tolist() == expected.tokens.tolist()
     assert found.tokens.dtype == np.int32 and found.tokens.shape == (len(FEATURES), width, LENGTH)
     assert (found.attention is None) == (not decoder.has_attention)
@@ -69,15 +70,15 @@ def test_exported_search_finds_what_keras_finds_for_more_beam_widths(decoder, se
 @pytest.mark.slow
 def test_an_exported_beam_is_at_most_as_wide_as_the_vocabulary(decoder, search):
     """Seven words and the end. Slow: a conversion."""
-    assert search(FEATURES, MAX_BEAM_WIDTH).tokens.shape == (len(FEATURES), 8, LENGTH)
+    assert search(FEATURES, MAX_BEAM_WIDTH, "en").tokens.shape == (len(FEATURES), 8, LENGTH)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 7, 10, 23])
 def test_any_number_of_images(search, number):
     """Groups of five on each core, and the rest one by one, give the same."""
-    found = search(np.resize(FEATURES, (number, REGIONS, DEPTH)), 2)
+    found = search(np.resize(FEATURES, (number, REGIONS, DEPTH)), 2, "en")
     for b in range(number):
-        alone = search(FEATURES[b % len(FEATURES)][None], 2)
+        alone = search(FEATURES[b % len(FEATURES)][None], 2, "en")
         assert found.tokens[b].tolist() == alone.tokens[0].tolist()
         np.testing.assert_allclose(found.scores[b], alone.scores[0], rtol=1e-4)
         if found.attention is not None:
@@ -85,9 +86,9 @@ def test_any_number_of_images(search, number):
 
 
 def test_exported_search_keeps_its_weights(decoder, search):
-    expected, before = search(FEATURES, 2).tokens.tolist(), decoder.word_bias.numpy()
+    expected, before = search(FEATURES, 2, "en").tokens.tolist(), decoder.word_bias.numpy()
     decoder.word_bias.assign(before + 10 * np.arange(len(before)))
-    assert search(FEATURES, 2).tokens.tolist() == expected
+    assert search(FEATURES, 2, "en").tokens.tolist() == expected
     decoder.word_bias.assign(before)
 
 
@@ -108,14 +109,23 @@ def folder(exported_folder, tmp_path):
 
 
 def test_an_exported_folder_captions_as_its_keras_models_do(folder):
-    encoder, decoder, tokenizer, config = load_model(folder)
+    encoder, decoders, tokenizers, config = load_model(folder)
     generator = CaptionGenerator.load(folder)
     images = np.stack([generator.prepare(picture(n)) for n in range(3)])
     features, truth = generator.encode(images), np.asarray(encoder(images))
     assert np.abs(features - truth).mean() < 0.08 * np.abs(truth).mean()
-    expected = keras_search(decoder, tokenizer, config["max_length"], config["length_power"], features, 3)
-    texts = [tokenizer.decode(tokens[0]) for tokens in expected.tokens]
-    assert [caption.text for caption in generator.caption_batch(list(images))] == texts
+    assert generator.languages == list(decoders) == ["en", "de"]
+    for language, tokenizer in tokenizers.items():
+        settings = decoders[language], tokenizer, config["max_length"], config["length_power"]
+        expected = keras_search(*settings, features, 3)
+        texts = [tokenizer.decode(tokens[0]) for tokens in expected.tokens]
+        captions = generator.caption_batch(list(images), language=language)
+        assert [(caption.text, caption.language) for caption in captions] == [(text, language) for text in texts]
+
+
+def test_a_language_that_the_model_does_not_have(folder):
+    with pytest.raises(ValueError, match="no captions in 'it', only in: en, de"):
+        CaptionGenerator.load(folder).caption(picture(), language="it")
 
 
 def test_a_beam_width_that_was_not_exported(folder):
@@ -124,20 +134,23 @@ def test_a_beam_width_that_was_not_exported(folder):
 
 
 def test_a_decoder_that_was_trained_further_must_be_exported_again(folder):
-    _, decoder, _, _ = load_model(folder)
-    decoder.word_bias.assign(decoder.word_bias + 1.0)
-    decoder.save(folder / "model.keras")
+    _, decoders, tokenizers, _ = load_model(folder)
+    sizes = {language: len(tokenizer) for language, tokenizer in tokenizers.items()}
+    settings = {name: value for name, value in decoders["en"].settings.items() if name != "vocabulary_size"}
+    MultilingualDecoder("attention", sizes, settings).save(folder / "model.keras")
     write_manifest(folder)
     with pytest.raises(ArtifactError, match=r"search.tar.xz was exported from another model.keras. Export it again"):
         CaptionGenerator.load(folder)
 
 
 def test_saving_and_exporting_leaves_a_folder_that_fits(folder, monkeypatch):
-    encoder, decoder, tokenizer, config = load_model(folder)
-    decoder.word_bias.assign(decoder.word_bias + 1.0)
-    save_model(folder, encoder, decoder, tokenizer, {"loss": [0.5]}, config)
+    encoder, decoders, tokenizers, config = load_model(folder)
+    decoders["en"].word_bias.assign(decoders["en"].word_bias + 1.0)
+    save_model(folder, encoder, decoders, tokenizers, {"loss": [0.5]}, config)
     assert not check_manifest(folder)
-    monkeypatch.setattr(export, "convert_folder", lambda _: (b"encoder", lambda width: {1: b"search"}))
+    monkeypatch.setattr(
+        export, "convert_folder", lambda _: (b"encoder", lambda language, width: {1: b"search"}, ["en"])
+    )
     export.export(folder)
     assert check_manifest(folder)
 
@@ -145,8 +158,14 @@ def test_saving_and_exporting_leaves_a_folder_that_fits(folder, monkeypatch):
 def test_the_archive_that_ships_has_a_search_for_each_beam_width():
     with tarfile.open(ROOT / "artifacts" / "search.tar.xz") as archive:
         names = archive.getnames()
+    languages = CaptionGenerator.load(ROOT / "artifacts").languages
     widths = [DEFAULT_BEAM_WIDTH, *(width for width in range(1, MAX_BEAM_WIDTH + 1) if width != DEFAULT_BEAM_WIDTH)]
-    assert names == [f"beam{width}_batch{size}.tflite" for width in widths for size in (1, SEARCH_BATCH)]
+    assert names == [
+        f"{language}_beam{width}_batch{size}.tflite"
+        for width in widths
+        for language in languages
+        for size in (1, SEARCH_BATCH)
+    ]
 
 
 @pytest.mark.slow

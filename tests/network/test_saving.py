@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 
 from captioning.artifacts import EXPORTED, ArtifactError, read_pickle, write_manifest, write_pickle
-from captioning.network.decoder import build_decoder
+from captioning.network.decoder import MultilingualDecoder
 from captioning.network.saving import load_model, save_model
 from captioning.text import Tokenizer
 
@@ -20,20 +20,40 @@ def folder(keras_folder, tmp_path):
 
 
 def test_a_saved_model_can_be_loaded(folder, tiny_encoder):
-    encoder, decoder, tokenizer, config = load_model(folder)
-    assert config["decoder"] == decoder.name == "attention"
+    encoder, decoders, tokenizers, config = load_model(folder)
+    assert config["decoder"] == decoders["en"].name == "attention"
     assert config["encoder"] == encoder.network == "mobilenet"
-    assert set(tokenizer.words(range(len(tokenizer)))) <= {"a", "dog", "runs"}
+    assert set(tokenizers["en"].words(range(len(tokenizers["en"])))) <= {"a", "dog", "runs"}
     before, after = (ops.convert_to_numpy(e(PICTURES)) for e in (tiny_encoder, encoder))
     assert np.abs(after - before).mean() < 0.02 * np.abs(before).mean()
     assert read_pickle(folder / "history.pkl") == {"loss": [1.0]}
 
 
+def test_the_languages_share_the_layers_of_the_first_one(folder):
+    _, decoders, tokenizers, _ = load_model(folder)
+    assert list(decoders) == list(tokenizers) == ["en", "de"]
+    english, german = decoders.values()
+    assert german.attention_lstm is english.attention_lstm
+    assert german.embedding.embeddings.shape == (len(tokenizers["de"]), 8)
+    assert english.embedding.embeddings.shape == (len(tokenizers["en"]), 8)
+
+
+def test_saving_rounds_decoders_to_float16(folder, tmp_path):
+    encoder, decoders, tokenizers, config = load_model(folder)
+    values = np.random.default_rng(0).normal(size=decoders["de"].embedding.embeddings.shape).astype("float32")
+    decoders["de"].embedding.set_weights([values])
+    save_model(tmp_path / "again", encoder, decoders, tokenizers, {"loss": [0.5]}, config)
+    _, again, _, _ = load_model(tmp_path / "again")
+    np.testing.assert_array_equal(again["de"].embedding.get_weights()[0], values.astype("float16"))
+    for before, after in zip(decoders["en"].get_weights(), again["en"].get_weights(), strict=True):
+        np.testing.assert_allclose(before, after, atol=1e-3)
+
+
 def test_saving_deletes_what_was_exported_from_earlier_weights(folder):
     for name in EXPORTED:
         (folder / name).write_bytes(b"old")
-    encoder, decoder, tokenizer, config = load_model(folder)
-    save_model(folder, encoder, decoder, tokenizer, {"loss": [0.5]}, config)
+    encoder, decoders, tokenizers, config = load_model(folder)
+    save_model(folder, encoder, decoders, tokenizers, {"loss": [0.5]}, config)
     assert not any((folder / name).exists() for name in EXPORTED)
     load_model(folder)
 
@@ -65,8 +85,9 @@ def test_a_config_without_what_the_search_needs(folder):
 
 
 def test_a_decoder_for_another_grid(folder):
-    _, _, tokenizer, _ = load_model(folder)
-    build_decoder("attention", len(tokenizer), 9, 6, units=8).save(folder / "model.keras")
+    _, _, tokenizers, _ = load_model(folder)
+    sizes = {language: len(tokenizer) for language, tokenizer in tokenizers.items()}
+    MultilingualDecoder("attention", sizes, {"regions": 9, "depth": 6, "units": 8}).save(folder / "model.keras")
     write_manifest(folder)
     with pytest.raises(ArtifactError, match="different sizes"):
         load_model(folder)

@@ -2,6 +2,7 @@
 
 import codecs
 import functools
+import gzip
 import json
 import operator
 import pickle
@@ -76,6 +77,50 @@ def test_captions_pkl_holds_plain_dicts(tmp_path):
     captions = load_dataset(write_flickr8k(tmp_path)).captions
     assert pickle.loads(pickle.dumps(captions)) == captions
     assert type(captions) is dict and {type(split) for split in captions.values()} == {dict}
+
+
+def test_captions_in_other_languages(tmp_path):
+    write_flickr8k(tmp_path)
+    write(
+        tmp_path / "Flickr8k_text/Flickr8k.de.token.txt",
+        ["a.jpg#0\tEin Hund .", "a.jpg#1\tZwei Hunde .", "c.jpg#0\tEin Kind .", "x.jpg#0\tKein Foto .", "b.jpg#0\t "],
+    )
+    write(tmp_path / "captions.fr.txt", ["image,caption", 'b.jpg,"Un chien , assis ."'])
+    dataset = load_dataset(tmp_path)
+    assert dataset.translations == {
+        "de": {"train": {"a.jpg": ["Ein Hund .", "Zwei Hunde ."]}, "validation": {"c.jpg": ["Ein Kind ."]}, "test": {}},
+        "fr": {"train": {"b.jpg": ["Un chien , assis ."]}, "validation": {}, "test": {}},
+    }
+    assert dataset.captions == load_dataset(write_flickr8k(tmp_path / "english")).captions
+    assert "Deutsch: 2 train, 1 validation, 0 test captions" in dataset.summary()
+    assert "empty caption skipped: 1" in the_problem(dataset)
+
+
+def test_multi30k(tmp_path):
+    draw(tmp_path / "flickr30k_images", "a.jpg", "b.jpg", "c.jpg")
+    one, five = tmp_path / "data/task1", tmp_path / "data/task2"
+    for task, suffix in ((one, ""), (five, "_images")):
+        write(task / f"image_splits/train{suffix}.txt", ["a.jpg", "b.jpg"])
+        write(task / f"image_splits/val{suffix}.txt", ["c.jpg"])
+    for number in (1, 2):
+        write(five / f"raw/train.{number}.en", [f"Dog {number} .", f"Cat {number} ."])
+        write(five / f"raw/val.{number}.en", [f"Cow {number} ."])
+    write(five / "raw/train.1.de", ["Ein Hund .", "Eine Katze ."])
+    write(five / "raw/train.2.de", ["Nur eine Zeile ."])
+    write(one / "raw/train.en", ["A dog .", "A cat ."])
+    write(one / "raw/train.fr.gz", gzip.compress(b"Un chien .\nUn chat .\n"))
+    write(one / "raw/val.fr.gz", b"not packed")
+    dataset = load_dataset(tmp_path)
+    assert dataset.name == "multi30k"
+    assert dataset.captions == {
+        "train": {"a.jpg": ["Dog 1 .", "Dog 2 ."], "b.jpg": ["Cat 1 .", "Cat 2 ."]},
+        "validation": {"c.jpg": ["Cow 1 .", "Cow 2 ."]},
+        "test": {},
+    }
+    assert dataset.translations["de"]["train"] == {"a.jpg": ["Ein Hund ."], "b.jpg": ["Eine Katze ."]}
+    assert dataset.translations["fr"]["train"] == {"a.jpg": ["Un chien ."], "b.jpg": ["Un chat ."]}
+    problems = "\n".join(dataset.problems)
+    assert "train.2.de" in problems and "val.fr.gz" in problems
 
 
 def test_a_missing_split_file_leaves_that_split_empty(tmp_path):
