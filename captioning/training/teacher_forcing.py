@@ -30,13 +30,14 @@ Captions = Mapping[str, list[str]]  # image name → captions
 
 
 def caption_batches(
-    captions: Captions, tokenizer: Tokenizer, batch_size: int, seed: int, epoch: int, captions_per_image: int = 5
+    captions: Captions, tokenizer: Tokenizer, batch_size: int, seed: int, epoch: int
 ) -> list[tuple[list[str], np.ndarray]]:
     """One epoch of (image names, tokens int32 (B, C, T + 1)), shuffled by ``seed`` and ``epoch``.
 
     A batch holds images with captions of similar length, and T is a multiple of four. So there is little padding, and
-    few shapes are compiled. An image with fewer captions repeats some.
+    few shapes are compiled. C is the most captions that an image has, at most five. An image with fewer repeats some.
     """
+    captions_per_image = min(5, max(map(len, captions.values())))
     random = np.random.default_rng([seed, epoch])
     names = list(captions)
     random.shuffle(names)

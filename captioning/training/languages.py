@@ -1,0 +1,177 @@
+"""Captions in a further language, by a decoder that shares the trained layers of the first one.
+
+python -m captioning.training.languages data/flickr8k artifacts
+
+adds each language that the data set has captions in, and the model has not, to the model in an artifacts folder. The
+captions in its other languages stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from captioning import artifacts
+from captioning.generator import CaptionGenerator
+from captioning.languages import LANGUAGES
+from captioning.network.decoder import Decoder, build_decoder
+from captioning.network.export import export
+from captioning.network.saving import load_model, save_model
+from captioning.text import Tokenizer
+from captioning.training.datasets import DatasetError, load_dataset
+from captioning.training.evaluation import agreement
+from captioning.training.features import Features, extract_features
+from captioning.training.self_critical import SelfCriticalTraining, match_length
+from captioning.training.teacher_forcing import Captions, Training
+from captioning.training.word_prior import fit_word_prior
+
+VIEWS = 1  # augmented copies of each training photo
+
+History = dict[str, list[float]]
+
+
+def train_language(
+    first: Decoder,
+    language: str,
+    train: Captions,
+    validation: Captions,
+    features: Features,
+    views: Sequence[Features],
+    folder: Path,
+    epochs: int | None = None,
+    self_critical_epochs: int | None = None,
+    minimum_count: int | None = None,
+    seed: int = 0,
+    on_epoch: Callable[[int, dict], None] | None = None,
+) -> tuple[Decoder, Tokenizer, dict[str, History]]:
+    """Train a decoder for another language: teacher forcing, self-critical training, word prior, length.
+
+    The layers that it shares with the first decoder are not trained, so that captions in the first language stay the
+    same. It learns an embedding, an output layer and a word bias of its own.
+
+    Args:
+        first: the trained decoder of the model's first language.
+        language: a key of `LANGUAGES`.
+        train, validation: image name → captions in this language.
+        features, views: as for `Training`.
+        folder: for checkpoints; an interrupted run continues.
+        epochs, self_critical_epochs: of the two stages; None: 5 and 3, or where photos have a single caption, 12 and 0,
+            because one reference is too few for self-critical training.
+        minimum_count: rarer words are not in the vocabulary; None: 5, or 3 for fewer than 20,000 captions.
+
+    Returns the decoder, its tokenizer, and stage → history.
+    """
+    texts = [text for captions in train.values() for text in captions]
+    single = len(texts) < 2 * len(train)
+    tokenizer = Tokenizer.fit(texts, minimum_count or (5 if len(texts) >= 20_000 else 3), language)
+    settings = first.settings | {"vocabulary_size": len(tokenizer), "dropout": 0.3, "input_dropout": 0.2}
+    decoder = build_decoder(first.name, shared=first, precision=first.dtype_policy.name, **settings)
+    own = {id(variable) for variable in decoder.variables} - {id(variable) for variable in first.variables}
+    for layer in decoder.layers:
+        layer.trainable = layer.trainable and all(id(variable) in own for variable in layer.variables)
+    shared = {"features": features, "views": views, "batch_size": 100 if single else 20, "seed": seed}
+    history = {}
+    for stage, kind, rate, count in (
+        ("decoder", Training, 2e-3, (12 if single else 5) if epochs is None else epochs),
+        (
+            "self-critical",
+            SelfCriticalTraining,
+            1e-4,
+            (0 if single else 3) if self_critical_epochs is None else self_critical_epochs,
+        ),
+    ):
+        if count:
+            training = kind(decoder, tokenizer, train, validation, folder / stage, count, learning_rate=rate, **shared)
+            history[f"{language} {stage}"] = training.run(on_epoch)
+    fit_word_prior(decoder, tokenizer, features, train)
+    match_length(decoder, tokenizer, features, validation)
+    return decoder, tokenizer, history
+
+
+def fit_confidence(
+    generator: CaptionGenerator, features: Features, train: Captions, validation: Captions, language: str
+) -> list[float]:
+    """Slope and offset of the line from the mean probability of a caption's words to its confidence.
+
+    It is fitted to the `agreement` of captions with those of people, on every second validation photo.
+    """
+    half = list(validation)[::2]
+    found = dict(zip(half, generator.search(features.batch(half), language=language), strict=True))
+    texts = {name: caption.text for name, caption in found.items()}
+    agreed = agreement(texts, {name: validation[name] for name in found}, train, language)
+    return np.polyfit([caption.confidence for caption in found.values()], list(agreed.values()), 1).tolist()
+
+
+def write_confidence(
+    folder: Path, features: Features, splits: Mapping[str, Mapping[str, Captions]]
+) -> dict[str, list[float]]:
+    """Fit the confidence of each language of an exported model and write it to ``config.pkl`` and the manifest.
+
+    Args:
+        splits: language → ``"train"`` and ``"validation"`` → captions.
+    """
+    artifacts.write_pickle(folder / "config.pkl", artifacts.read_pickle(folder / "config.pkl") | {"confidence": {}})
+    artifacts.write_manifest(folder)
+    generator = CaptionGenerator.load(folder)
+    lines = {
+        language: fit_confidence(generator, features, s["train"], s["validation"], language)
+        for language, s in splits.items()
+    }
+    artifacts.write_pickle(folder / "config.pkl", generator.config | {"confidence": lines})
+    artifacts.write_manifest(folder)
+    return lines
+
+
+def add_languages(dataset_folder: str | Path, folder: str | Path) -> list[str]:
+    """Add the languages of a data set to a model that was trained on it; returns those that are new.
+
+    Raises:
+        DatasetError: the folder holds no data set.
+        ArtifactError: the model cannot be loaded.
+    """
+    folder = Path(folder)
+    encoder, decoders, tokenizers, config = load_model(folder)
+    dataset = load_dataset(dataset_folder, config["seed"])
+    splits = {next(iter(decoders)): dataset.captions, **dataset.translations}
+    new = [language for language in splits if language not in decoders]
+    if not new:
+        return []
+    images = {split: {n: dataset.image_paths[n] for n in dataset.captions[split]} for split in ("train", "validation")}
+    work = folder / "training"
+    features = extract_features(encoder, images["train"] | images["validation"], work / "features.pkl")
+    views = [extract_features(encoder, images["train"], work / f"view-{v}.pkl", view=v) for v in range(1, VIEWS + 1)]
+    for language in new:
+        print(f"{LANGUAGES[language].name}:", flush=True)
+        train, validation = splits[language]["train"], splits[language]["validation"]
+        decoders[language], tokenizers[language], _ = train_language(
+            next(iter(decoders.values())), language, train, validation, features, views, work / language,
+            on_epoch=lambda epoch, values: print(epoch + 1, {k: round(v, 2) for k, v in values.items()}, flush=True),
+        )  # fmt: skip
+    history = artifacts.read_pickle(folder / artifacts.HISTORY)
+    save_model(folder, encoder, decoders, tokenizers, history, config)
+    export(folder)
+    write_confidence(folder, features, {language: splits[language] for language in decoders})
+    return new
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Add the languages of a data set to a trained model.")
+    parser.add_argument("dataset", help="the folder of the data set that the model was trained on")
+    parser.add_argument("artifacts", help="the folder of the model, which is changed")
+    options = parser.parse_args(arguments)
+    try:
+        new = add_languages(options.dataset, options.artifacts)
+    except (DatasetError, artifacts.ArtifactError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("Added: " + ", ".join(new) if new else "The model has all languages of the data set already.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
