@@ -356,8 +356,8 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
 
 // The options are in the address, so that they can be bookmarked and shared.
 options.addEventListener("submit", (event) => event.preventDefault());
-options.addEventListener("input", () => {
-  if (!options.reportValidity()) return;
+document.addEventListener("input", (event) => {
+  if (event.target.form !== options || !options.reportValidity()) return;
   const action = new URL(form.action); // the address of an error page may be another one
   action.search = new URLSearchParams(new FormData(options));
   form.action = action;

@@ -51,12 +51,14 @@ class Brightness:
     Attributes:
         batches: the size of each batch.
         options: beam width and alternatives of each batch.
+        languages: of the captions; all are the same.
         fail: whether batches fail.
         gate: while it is not set, no batch ends.
     """
 
     def __init__(self, seconds: float = 0.0):
         self.seconds, self.fail = seconds, False
+        self.languages = ["en"]
         self.batches: list[int] = []
         self.options: list[tuple[int, int]] = []
         self.gate = threading.Event()
@@ -66,7 +68,7 @@ class Brightness:
     def prepare(self, image):
         return resize_image(image, (SIDE, SIDE))
 
-    def caption_batch(self, images, beam_width, alternatives):
+    def caption_batch(self, images, beam_width, alternatives, language):
         self.batches.append(len(images))
         self.options.append((beam_width, alternatives))
         time.sleep(self.seconds)

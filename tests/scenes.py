@@ -23,10 +23,19 @@ CAPTIONS = (
     "A big {colour} {shape} on {background} .",
     "The picture shows a {colour} {shape} on a {background} background .",
 )
+GERMAN = (
+    "Ein {shape}, {colour}, vor {background} .",
+    "Das Bild zeigt einen {shape} vor {background}, {colour} .",
+)
+GERMAN_WORDS = {
+    **{"red": "rot", "green": "grün", "blue": "blau", "yellow": "gelb"},
+    **{"circle": "Kreis", "square": "Würfel", "triangle": "Kegel", "black": "Schwarz", "white": "Weiß"},
+}
 
 
 def draw_dataset(folder: str | Path, images: int = 240, size: int = 64, seed: int = 0) -> Path:
-    """Write `images` scenes of `size` x `size` pixels, five captions each, split about 80/10/10; return the folder.
+    """Write `images` scenes of `size` x `size` pixels, five captions each and two in German, split about 80/10/10;
+    return the folder.
 
     The same arguments draw the same data set. `load_dataset(folder)` reads it.
     """
@@ -38,7 +47,7 @@ def draw_dataset(folder: str | Path, images: int = 240, size: int = 64, seed: in
     random = np.random.default_rng(seed)
     kinds = list(product(COLOURS, SHAPES, BACKGROUNDS))
     order = np.concatenate([random.permutation(len(kinds)) for _ in range(images // len(kinds) + 1)])[:images]
-    names, lines = [], []
+    names, lines, german_lines = [], [], []
     for index, kind in enumerate(order):
         colour, shape, background = kinds[kind]
         names.append(f"scene_{index:04d}.jpg")
@@ -46,10 +55,15 @@ def draw_dataset(folder: str | Path, images: int = 240, size: int = 64, seed: in
         for number, caption in enumerate(CAPTIONS):
             caption = caption.format(colour=colour, shape=shape, background=background)
             lines.append(f"{names[-1]}#{number}\t{caption}")
+        for number, caption in enumerate(GERMAN):
+            words = {"colour": colour, "shape": shape, "background": background}
+            caption = caption.format(**{name: GERMAN_WORDS[word] for name, word in words.items()})
+            german_lines.append(f"{names[-1]}#{number}\t{caption}")
 
     tenth = images // 10
     splits = {"dev": names[:tenth], "test": names[tenth : 2 * tenth], "train": names[2 * tenth :]}
     _write_lines(text / "Flickr8k.token.txt", lines)
+    _write_lines(text / "Flickr8k.de.token.txt", german_lines)
     for split, members in splits.items():
         _write_lines(text / f"Flickr_8k.{split}Images.txt", members)
     return folder

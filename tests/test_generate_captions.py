@@ -61,7 +61,7 @@ def test_json_holds_alternatives_and_errors(in_process, photos, capsys):
     assert in_process([str(photos), "--format", "json", "--alternatives", "2"]) == 1
     good, _, bad = json.loads(capsys.readouterr().out)
     assert [len(good["alternatives"]), good["alternatives"][0]["caption"]] == [2, good["caption"]]
-    assert set(good) == {"image", "caption", "probability", "confidence", "alternatives"}
+    assert set(good) == {"image", "caption", "probability", "confidence", "language", "alternatives"}
     assert set(good["alternatives"][0]) == {"caption", "probability", "confidence"}
     assert set(bad) == {"image", "error"} and bad["image"] == str(photos / "c.jpg")
 
@@ -70,7 +70,7 @@ def test_csv_and_coco_files(in_process, photos, tmp_path):
     good = [str(photos / "a noise.png"), str(photos / "b.jpg")]
     assert in_process([*good, "--format", "csv", "--output", str(tmp_path / "x.csv")]) == 0
     rows = list(csv.DictReader((tmp_path / "x.csv").open()))
-    assert [row["image"] for row in rows] == good
+    assert [row["image"] for row in rows] == good and {row["language"] for row in rows} == {"en"}
     assert in_process([*good, "--format", "coco", "--output", str(tmp_path / "x.json")]) == 0
     assert [set(row) for row in json.loads((tmp_path / "x.json").read_text())] == [{"image_id", "caption"}] * 2
 
@@ -105,6 +105,20 @@ def test_wrong_usage_is_exit_code_2(arguments):
     assert exit.value.code == 2
 
 
+def test_language(in_process, photos, generator, capsys):
+    for language in generator.languages:
+        assert in_process([str(photos / "b.jpg"), "--language", language]) == 0
+        expected = generator.caption(photos / "b.jpg", language=language).text
+        assert capsys.readouterr().out == f"{photos / 'b.jpg'}\t{expected}\n"
+
+
+def test_a_language_that_the_model_does_not_have(in_process, photos, generator, capsys):
+    with pytest.raises(SystemExit) as exit:
+        in_process([str(photos / "b.jpg"), "--language", "tlh"])
+    assert exit.value.code == 2
+    assert f"the model has captions in: {', '.join(generator.languages)}" in capsys.readouterr().err
+
+
 def test_an_empty_folder_is_wrong_usage(tmp_path):
     with pytest.raises(SystemExit) as exit:
         main([str(tmp_path)])
@@ -121,4 +135,4 @@ def test_awkward_names_survive(tmp_path):
     path = tmp_path / 'a, "b".jpg'
     text = io.StringIO()
     write_captions([(path, Caption("a dog", 0.5, 0.7, []), None)], "csv", text)
-    assert list(csv.reader(io.StringIO(text.getvalue())))[1] == [str(path), "a dog", "0.5", "0.7"]
+    assert list(csv.reader(io.StringIO(text.getvalue())))[1] == [str(path), "a dog", "0.5", "0.7", "en"]

@@ -60,9 +60,20 @@ def test_it_captions_what_it_has_never_seen(trained):
     assert right > 0.6 * len(photos)
 
 
+def test_it_learns_german_too(trained):
+    generator = CaptionGenerator.load(trained / "artifacts")
+    assert generator.languages == ["en", "de"]
+    assert set(generator.config["confidence"]) == {"en", "de"}
+    scores = json.loads((trained / "artifacts" / "evaluation.json").read_text())["languages"]["de"]
+    assert scores["images"] == 24 and scores["scores"]["BLEU-4"] > 30
+    photo = next((trained / "scenes" / "Flicker8k_Dataset").iterdir())
+    words = set(generator.caption(photo, language="de").text.split())
+    assert words & {"Kreis", "Würfel", "Kegel"} and words & {"rot", "grün", "blau", "gelb"}
+
+
 def test_history_has_one_value_an_epoch(trained):
     history = read_pickle(trained / "artifacts" / "history.pkl")
-    assert {len(column) for column in history.values()} == {19}
+    assert {len(column) for column in history.values()} == {19 + 8}  # and those of German
     assert {"stage", "loss", "val_loss", "val_CIDEr"} <= set(history)
 
 

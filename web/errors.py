@@ -5,6 +5,7 @@ from flask_babel import gettext as _
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
+from web.pages import choose_caption_language
 from web.uploads import Options
 
 API_PATHS = {"api", "health", "metrics", "model", "openapi.json", "ready"}  # their errors are JSON
@@ -31,5 +32,7 @@ def show_error(error: HTTPException) -> Response:
         response.data = jsonify(status="error", message=message).data
         response.content_type = "application/json"
     else:
-        response.data = render_template("page.html", error=message, options=Options())
+        options = Options()
+        languages = choose_caption_language(options)
+        response.data = render_template("page.html", error=message, languages=languages, options=options)
     return response

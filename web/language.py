@@ -6,7 +6,7 @@ from babel import negotiate_locale
 from flask import Flask, Response, request
 from flask_babel import Babel, get_locale
 
-LANGUAGES = ["en", "de"]  # of the page; translations/ holds all but English
+LANGUAGES = ["en", "de", "fr", "cs"]  # of the page; translations/ holds all but English
 
 
 def add_languages(app: Flask) -> None:

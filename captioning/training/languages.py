@@ -73,19 +73,27 @@ def train_language(
     own = {id(variable) for variable in decoder.variables} - {id(variable) for variable in first.variables}
     for layer in decoder.layers:
         layer.trainable = layer.trainable and all(id(variable) in own for variable in layer.variables)
-    shared = {"features": features, "views": views, "batch_size": 100 if single else 20, "seed": seed}
+    if epochs is None:
+        epochs = 12 if single else 5
+    if self_critical_epochs is None:
+        self_critical_epochs = 0 if single else 3
     history = {}
-    for stage, kind, rate, count in (
-        ("decoder", Training, 2e-3, (12 if single else 5) if epochs is None else epochs),
-        (
-            "self-critical",
-            SelfCriticalTraining,
-            1e-4,
-            (0 if single else 3) if self_critical_epochs is None else self_critical_epochs,
-        ),
-    ):
+    stages = ("decoder", Training, 2e-3, epochs), ("self-critical", SelfCriticalTraining, 1e-4, self_critical_epochs)
+    for stage, kind, rate, count in stages:
         if count:
-            training = kind(decoder, tokenizer, train, validation, folder / stage, count, learning_rate=rate, **shared)
+            training: Training = kind(
+                decoder,
+                tokenizer,
+                train,
+                validation,
+                folder=folder / stage,
+                epochs=count,
+                features=features,
+                views=views,
+                learning_rate=rate,
+                batch_size=100 if single else 20,
+                seed=seed,
+            )
             history[f"{language} {stage}"] = training.run(on_epoch)
     fit_word_prior(decoder, tokenizer, features, train)
     match_length(decoder, tokenizer, features, validation)

@@ -67,7 +67,7 @@ def vouch_for_all(folder):
         if not (folder / name).exists():
             (folder / name).write_bytes(b"")
     (folder / MANIFEST).unlink()
-    write_manifest(folder)
+    write_manifest(folder, exported=True)
 
 
 def test_the_shipped_folder_is_complete():
@@ -127,7 +127,7 @@ def test_an_exported_model_that_the_manifest_does_not_list(training_folder):
 def test_an_exported_model_of_another_keras_model(training_folder, name):
     for exported in EXPORTED:
         shutil.copy(SHIPPED / exported, training_folder)
-    write_manifest(training_folder)
+    write_manifest(training_folder, exported=True)
     assert check_manifest(training_folder) is True
     (training_folder / EXPORTED[name]).write_bytes(b"trained again")
     write_manifest(training_folder)

@@ -18,7 +18,7 @@ from captioning.training.teacher_forcing import Distillation, Training, caption_
 
 
 def test_batches_hold_every_image_once_and_its_captions():
-    batches = caption_batches(CAPTIONS, TOKENIZER, 8, seed=0, epoch=0, captions_per_image=2)
+    batches = caption_batches(CAPTIONS, TOKENIZER, 8, seed=0, epoch=0)
     assert sorted(n for names, _ in batches for n in names) == sorted(CAPTIONS)
     for names, tokens in batches:
         assert tokens.shape[:2] == (len(names), 2)

@@ -64,6 +64,33 @@ def test_captions_of_several_photos(post, expected):
         assert set(shown["alternatives"][0]) == {"caption", "probability", "confidence"}
 
 
+@pytest.mark.parametrize("language", ["en", "de", "fr", "cs"])
+def test_captions_in_a_language(post, generator, language):
+    [answer] = post(photo(), to="/api/captions", language=language).json["photos"]
+    assert answer["language"] == language
+    assert answer["caption"] == generator.caption(picture(), language=language).text
+
+
+def test_a_language_that_the_model_does_not_have(post):
+    response = post(photo(), to="/api/captions", language="tlh")
+    assert response.status_code == 400
+    assert response.json["message"] == "language: The model has captions in: en, de, fr, cs."
+
+
+def test_english_unless_asked(client, generator):
+    german = {"Accept-Language": "de"}
+    for path in ("/api/captions", "/model/predict"):
+        answer = client.post(path, data={"image": photo()}, headers=german).json
+        caption = (answer.get("photos") or answer["predictions"])[0]["caption"]
+        assert caption == generator.caption(picture()).text
+
+
+def test_the_openapi_document_lists_the_languages(client, generator):
+    parameters = client.get("/openapi.json").json["paths"]["/api/captions"]["post"]["parameters"]
+    [language] = [p["schema"] for p in parameters if p["name"] == "language"]
+    assert language["enum"] == generator.languages and language["default"] == "en"
+
+
 @pytest.mark.parametrize(
     ("photos", "code", "message"),
     [(0, 400, "may be repeated"), (["a", "b"], 415, "not a photo that we can read"), (21, 400, "at most 20")],

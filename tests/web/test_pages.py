@@ -116,7 +116,7 @@ def test_options_are_in_the_address_and_take_effect(post, generator):
     for shown in best.alternatives[:4]:
         assert f'<span lang="en">{sentence(shown.text)}</span> <small>' in response.text
     assert response.text.count("data-words=") == 4
-    assert 'action="/?beam_width=5&amp;alternatives=4#captions"' in response.text
+    assert 'action="/?beam_width=5&amp;alternatives=4&amp;language=en#captions"' in response.text
     assert re.search(r'name="beam_width"[^>]*value="5"', response.text)
     assert re.search(r'name="alternatives"[^>]*value="4"', response.text)
 
@@ -132,14 +132,18 @@ def test_sample_pictures(client, name):
 def test_downloads_have_the_edited_captions(small_app):
     client = small_app.test_client()
     names, texts = ["a dog.png", "ü,b.jpg"], ['A "dog", really.\r\n', ""]
-    form = {"name": names, "text": texts, "alternatives": ["a dog|a cat", ""]}
+    form = {"name": names, "text": texts, "language": ["en", "de"], "alternatives": ["a dog|a cat", ""]}
     response = client.post("/download?format=csv", data=form)
     assert response.headers["Content-Disposition"] == 'attachment; filename="captions.csv"'
     rows = list(csv.reader(io.StringIO(response.data.decode("utf-8-sig"))))
-    assert rows == [["image", "caption"], ["a dog.png", 'A "dog", really.'], ["ü,b.jpg", ""]]
+    assert rows == [
+        ["image", "caption", "language"],
+        ["a dog.png", 'A "dog", really.', "en"],
+        ["ü,b.jpg", "", "de"],
+    ]
     assert client.post("/download?format=json", data=form).json == [
-        {"image": "a dog.png", "caption": 'A "dog", really.', "alternatives": ["a dog", "a cat"]},
-        {"image": "ü,b.jpg", "caption": "", "alternatives": []},
+        {"image": "a dog.png", "caption": 'A "dog", really.', "language": "en", "alternatives": ["a dog", "a cat"]},
+        {"image": "ü,b.jpg", "caption": "", "language": "de", "alternatives": []},
     ]
     assert client.post("/download?format=coco", data=form).json == [
         {"image_id": "a dog", "caption": 'A "dog", really.'},

@@ -25,7 +25,7 @@ def copy_model(folder: Path) -> Path:
     """A model that says the same with confidence 1."""
     shutil.copytree(ROOT / "artifacts", folder)
     config = artifacts.read_pickle(folder / "config.pkl")
-    artifacts.write_pickle(folder / "config.pkl", config | {"confidence": (0.0, 1.0)})
+    artifacts.write_pickle(folder / "config.pkl", config | {"confidence": {"en": (0.0, 1.0)}})
     artifacts.write_manifest(folder)
     return folder
 

@@ -1,0 +1,45 @@
+"""A further language is learned by layers of its own."""
+
+import numpy as np
+from training_runs import CAPTIONS, TOKENIZER, WORDS, new_decoder, new_features, new_run
+
+from captioning.network.search import make_search
+from captioning.training.languages import train_language
+from captioning.training.teacher_forcing import Training
+
+GERMAN = dict(zip(WORDS, ["roter", "grüner", "blauer"], strict=True))
+TRANSLATED = {
+    name: [f"Ein {GERMAN[texts[0].split()[1]]} Ball", f"Hier liegt ein {GERMAN[texts[0].split()[1]]} Ball"]
+    for name, texts in CAPTIONS.items()
+}
+
+
+def captions(decoder, tokenizer):
+    features = new_features()
+    found = make_search(decoder, tokenizer)(features.batch(list(CAPTIONS)).astype("float32"), 1)
+    return [tokenizer.decode(tokens[0]) for tokens in found.tokens]
+
+
+def test_a_language_is_added_and_the_first_one_stays_the_same(tmp_path):
+    english = new_decoder()
+    new_run(Training, tmp_path / "en", english).run()
+    before, weights = captions(english, TOKENIZER), [w.copy() for w in english.get_weights()]
+    split = {
+        "train": {n: texts for n, texts in TRANSLATED.items() if int(n[:-4]) < 24},
+        "validation": {n: texts for n, texts in TRANSLATED.items() if int(n[:-4]) >= 24},
+    }
+    german, tokenizer, history = train_language(
+        english, "de", **split, features=new_features(), views=[], folder=tmp_path / "de",
+        epochs=60, self_critical_epochs=1, minimum_count=1,
+    )  # fmt: skip
+    assert {stage: len(values["loss"]) for stage, values in history.items()} == {
+        "de decoder": 60,
+        "de self-critical": 1,
+    }
+    right = [GERMAN[WORDS[int(n[:-4]) % 3]] in text.split() for n, text in zip(CAPTIONS, captions(german, tokenizer))]
+    assert np.mean(right) > 0.9
+    assert "Ball" in tokenizer.word_index and "ball" not in tokenizer.word_index
+    assert german.attention_lstm is english.attention_lstm
+    for then, now in zip(weights, english.get_weights(), strict=True):
+        np.testing.assert_array_equal(then, now)
+    assert captions(english, TOKENIZER) == before
