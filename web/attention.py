@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from font_roboto import Roboto
 from PIL import Image, ImageDraw, ImageFont
 
 COLUMNS = 5
@@ -26,7 +27,7 @@ def draw_attention(photo: np.ndarray, words: Sequence[tuple[str, np.ndarray]]) -
     size = columns * (width + GAP) + GAP, math.ceil(len(panels) / columns) * (height + TEXT_HEIGHT + GAP) + GAP
     strip = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(strip)
-    font = ImageFont.load_default(TEXT_HEIGHT * 0.6)
+    font = ImageFont.truetype(Roboto, TEXT_HEIGHT * 0.6)  # Pillow's own font has no accents
     for number, (word, panel) in enumerate(panels):
         row, column = divmod(number, columns)
         left, top = GAP + column * (width + GAP), GAP + row * (height + TEXT_HEIGHT + GAP)

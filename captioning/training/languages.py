@@ -59,7 +59,7 @@ def train_language(
         train, validation: image name → captions in this language.
         features, views: as for `Training`.
         folder: for checkpoints; an interrupted run continues.
-        epochs, self_critical_epochs: of the two stages; None: 5 and 3, or where photos have a single caption, 12 and 0,
+        epochs, self_critical_epochs: of the two stages; None: 5 and 1, or where photos have a single caption, 6 and 0,
             because one reference is too few for self-critical training.
         minimum_count: rarer words are not in the vocabulary; None: 5, or 3 for fewer than 20,000 captions.
 
@@ -74,9 +74,9 @@ def train_language(
     for layer in decoder.layers:
         layer.trainable = layer.trainable and all(id(variable) in own for variable in layer.variables)
     if epochs is None:
-        epochs = 12 if single else 5
+        epochs = 6 if single else 5
     if self_critical_epochs is None:
-        self_critical_epochs = 0 if single else 3
+        self_critical_epochs = 0 if single else 1
     history = {}
     stages = ("decoder", Training, 2e-3, epochs), ("self-critical", SelfCriticalTraining, 1e-4, self_critical_epochs)
     for stage, kind, rate, count in stages:

@@ -53,3 +53,13 @@ def test_each_word_is_below_its_panel():
     below = strip[GAP + HEIGHT : GAP + HEIGHT + TEXT_HEIGHT]
     photo, dog, empty = (below[:, GAP + n * (WIDTH + GAP) :][:, :WIDTH] for n in range(3))
     assert dog.min() < 50 and photo.min() == empty.min() == 255
+
+
+@pytest.mark.parametrize("word", ["Mädchen", "weiß", "chaîne", "skáče", "příšerně", "žluťoučký"])
+def test_every_letter_has_a_shape_of_its_own(word):
+    def drawn_as(text):
+        strip = drawn([(text, np.eye(7))])
+        return strip[GAP + HEIGHT : GAP + HEIGHT + TEXT_HEIGHT, 2 * GAP + WIDTH : 2 * (GAP + WIDTH)]
+
+    for letter in word:
+        assert (drawn_as(letter) != drawn_as("\uffff")).any()  # what is drawn for a letter that the font lacks

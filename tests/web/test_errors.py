@@ -42,7 +42,9 @@ def test_an_internal_error_shows_nothing_internal(path):
     def caption_batch(photos, **options):
         raise RuntimeError("secret")
 
-    failing = SimpleNamespace(config={"image_size": 32}, prepare=lambda photo: photo, caption_batch=caption_batch)
+    failing = SimpleNamespace(
+        config={"image_size": 32}, languages=["en"], prepare=lambda photo: photo, caption_batch=caption_batch
+    )
     app = create_app(generator=failing)
     response = app.test_client().post(path, data={"image": photo()})
     app.extensions["captions"].close()
