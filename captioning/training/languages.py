@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from captioning import artifacts
@@ -59,6 +60,7 @@ def train_language(
         train, validation: image name → captions in this language.
         features, views: as for `Training`.
         folder: for checkpoints; an interrupted run continues.
+        seed: of the first weights, the batches and the samples.
         epochs, self_critical_epochs: of the two stages; None: 5 and 1, or where photos have a single caption, 6 and 0,
             because one reference is too few for self-critical training.
         minimum_count: rarer words are not in the vocabulary; None: 5, or 3 for fewer than 20,000 captions.
@@ -69,6 +71,7 @@ def train_language(
     single = len(texts) < 2 * len(train)
     tokenizer = Tokenizer.fit(texts, minimum_count or (5 if len(texts) >= 20_000 else 3), language)
     settings = first.settings | {"vocabulary_size": len(tokenizer), "dropout": 0.3, "input_dropout": 0.2}
+    keras.utils.set_random_seed(seed)
     decoder = build_decoder(first.name, shared=first, precision=first.dtype_policy.name, **settings)
     own = {id(variable) for variable in decoder.variables} - {id(variable) for variable in first.variables}
     for layer in decoder.layers:
