@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -60,16 +61,21 @@ def exif() -> bytes:
 
 @pytest.fixture(scope="session")
 def exiftool():
-    """All that ExifTool reads in a file, as a dict of "group:name"; its checks must find nothing."""
+    """All that ExifTool reads in a file, as a dict of "group:name"."""
+    return lambda path: json.loads(run_exiftool("-json", "-G1", "-charset", "utf8", path))[0]
+
+
+def run_exiftool(*arguments) -> str:
     if not (program := shutil.which("exiftool")):
         pytest.skip("ExifTool is not installed (Debian: libimage-exiftool-perl)")
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=True).stdout
 
-    def read(path) -> dict:
-        command = [program, "-json", "-G1", "-a", "-validate", "-warning", "-error", "-charset", "utf8", "-all", path]
-        run = subprocess.run(command, capture_output=True, text=True, check=True)
-        return json.loads(run.stdout)[0]
 
-    return read
+def complaints(path) -> set[str]:
+    """What ExifTool finds wrong in a file."""
+    found = set(run_exiftool("-validate", "-a", "-s3", "-warning", "-error", path).splitlines())
+    allowed = "Non-standard format (undef) for IFD0 0x83bb IPTC-NAA"  # TIFF/EP says undef
+    return {text for text in found if text != allowed and not re.match(r"\d+ Warnings", text)}
 
 
 def frames(data: bytes) -> list:
@@ -104,7 +110,7 @@ def test_written_in_place(kind, tmp_path, exiftool):
     path, data = tmp_path / f"photo.{SUFFIX[kind.split(' ')[0].strip(',').upper()]}", KINDS[kind]()
     path.write_bytes(data)
     os.chmod(path, 0o640)
-    before = exiftool(path)
+    before, wrong = exiftool(path), complaints(path)
     assert write_metadata(path, TEXT, in_place=True) == []
     after, new = exiftool(path), path.read_bytes()
     has_iptc = path.suffix in (".jpg", ".tif")
@@ -113,13 +119,11 @@ def test_written_in_place(kind, tmp_path, exiftool):
 
     assert compressed(data) == (compressed(new)[: len(data) - 16] if path.suffix == ".tif" else compressed(new))
     assert all(np.array_equal(one, other) for one, other in zip(frames(data), frames(new), strict=True))
-    changing = ("System:", "XMP-", "IPTC:", "ExifTool:Validate", "File:CurrentIPTCDigest", "RIFF:WebP_Flags")
-    changing += ("IFD0:ApplicationNotes", "IFD0:IPTC-NAA", "MPF0:MPImage", "SourceFile")
+    changing = ("System:", "XMP-", "IPTC:", "SourceFile", "MPImage2:MPImageStart", "RIFF:WebP_Flags")
+    changing += ("File:CurrentIPTCDigest", "File:FileType")  # "Extended WEBP"
     kept = {name: value for name, value in before.items() if not name.startswith(changing)}
-    kept.pop("File:FileType", None), kept.pop("File:FileTypeExtension", None)  # "Extended WEBP"
     assert {name: after.get(name) for name in kept} == kept
-    complaints = {name for name in after if "Warning" in name or "Error" in name}
-    assert complaints <= {name for name in before if "Warning" in name or "Error" in name}
+    assert complaints(path) <= wrong
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,7 +152,7 @@ def test_what_another_program_wrote_is_kept(tmp_path, exiftool):
         ]
         if suffix in ("jpg", "tif"):
             fields += ["-IPTC:Keywords=dög", "-IPTC:City=Köln", "-Photoshop:IPTCDigest=new"]
-        subprocess.run(["exiftool", "-q", "-overwrite_original", *fields, path], check=True)
+        run_exiftool("-q", "-overwrite_original", *fields, path)
         assert write_metadata(path, TEXT, in_place=True) == ["description"]
         found = exiftool(path)
         assert [found.get(f) for f in FIELDS[:2]] == [TEXT, "By a person"]
