@@ -24,6 +24,8 @@ from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATC
 from captioning.image_workers import ImageWorkers, Photo
 from captioning.images import SUFFIXES, ImageError
 from captioning.litert import CPU_COUNT
+from captioning.metadata import MetadataError, write_metadata
+from captioning.text import sentence
 
 __all__ = ["Caption", "CaptionGenerator"]
 
@@ -123,16 +125,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="a file instead of standard output")
     parser.add_argument("--workers", type=int, default=CPU_COUNT, choices=range(1, 65), metavar="1-64",
                         help="processes that read photos (default: one per core)")  # fmt: skip
+    parser.add_argument("--write-metadata", action="store_true",
+                        help="write captions as alt text into PHOTO.xmp beside each photo")  # fmt: skip
+    parser.add_argument("--in-place", action="store_true",
+                        help="with --write-metadata: into the photo itself (JPEG, PNG, WebP, TIFF)")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true",
+                        help="with --write-metadata: replace text that is there already")  # fmt: skip
     options = parser.parse_args(arguments)
+    if (options.in_place or options.overwrite) and not options.write_metadata:
+        parser.error("--in-place and --overwrite need --write-metadata")
     photos = find_photos(options.photos)
     if not photos:
         parser.error("no photos found in " + ", ".join(options.photos))
     failed = 0
 
+    def describe(path: Path, caption: Caption) -> str | None:
+        """Write a caption into metadata; returns the error, if there is one."""
+        where = {"in_place": options.in_place, "overwrite": options.overwrite}
+        try:
+            kept = write_metadata(path, sentence(caption.text), **where)
+        except MetadataError as error:
+            return str(error)
+        except OSError as error:
+            return f"The metadata cannot be written ({error.strerror or error})."
+        if kept:
+            tqdm.write(f"kept: {path}: {', '.join(kept)} (--overwrite replaces it)", file=sys.stderr)
+        return None
+
     def with_progress(results: Iterator[Result]) -> Iterator[Result]:
         nonlocal failed
         for result in tqdm(results, total=len(photos), unit="photo", file=sys.stderr):
-            path, _, error = result
+            path, caption, error = result
+            if caption and options.write_metadata:
+                error = describe(path, caption)
             if error:
                 failed += 1
                 tqdm.write(f"error: {path}: {error}", file=sys.stderr)

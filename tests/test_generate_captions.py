@@ -98,7 +98,51 @@ def test_output_through_a_link(in_process, photos, tmp_path):
     assert "b.jpg" in "".join(read)
 
 
-@pytest.mark.parametrize("arguments", [[], ["x.jpg", "--beam-width", "0"], ["x.jpg", "--format", "xml"]])
+def test_captions_are_written_into_metadata(in_process, tmp_path, capsys):
+    for name in ("a.jpg", "b.gif"):
+        Image.new("RGB", (64, 48), "skyblue").save(tmp_path / name)
+    jpeg, gif = (tmp_path / name for name in ("a.jpg", "b.gif"))
+    before = jpeg.read_bytes()
+    assert in_process([str(jpeg), str(gif), "--write-metadata"]) == 0
+    caption = capsys.readouterr().out.splitlines()[0].split("\t")[1]
+    sentence = f"{caption.capitalize()}."
+    assert sorted(os.listdir(tmp_path)) == ["a.jpg", "a.jpg.xmp", "b.gif", "b.gif.xmp"]
+    assert sentence in (tmp_path / "a.jpg.xmp").read_text() and jpeg.read_bytes() == before
+
+    assert in_process([str(jpeg), str(gif), "--write-metadata", "--in-place"]) == 1
+    output = capsys.readouterr()
+    assert f"error: {gif}: Only JPEG, PNG, WebP and TIFF files can hold the text." in output.err
+    assert "b.gif\t" in output.out, "its caption is there all the same"
+    assert sentence.encode() in jpeg.read_bytes()
+
+    (tmp_path / "a.jpg.xmp").write_text((tmp_path / "a.jpg.xmp").read_text().replace(sentence, "By a person."))
+    assert in_process([str(jpeg), "--write-metadata"]) == 0
+    assert f"kept: {jpeg}: alt text, description (--overwrite replaces it)" in capsys.readouterr().err
+    assert in_process([str(jpeg), "--write-metadata", "--overwrite"]) == 0
+    assert sentence in (tmp_path / "a.jpg.xmp").read_text()
+
+
+def test_metadata_that_cannot_be_written(in_process, tmp_path, capsys):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg.xmp").write_text("not XMP")
+    assert in_process([str(tmp_path / "a.jpg"), "--write-metadata"]) == 1
+    assert "a.jpg: The metadata of the file is damaged" in capsys.readouterr().err
+    (tmp_path / "a.jpg.xmp").unlink()
+    (tmp_path / "a.jpg.xmp").mkdir()
+    assert in_process([str(tmp_path / "a.jpg"), "--write-metadata"]) == 1
+    assert "The metadata cannot be written (Is a directory)." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["x.jpg", "--beam-width", "0"],
+        ["x.jpg", "--format", "xml"],
+        ["x.jpg", "--in-place"],
+        ["x.jpg", "--overwrite"],
+    ],
+)
 def test_wrong_usage_is_exit_code_2(arguments):
     with pytest.raises(SystemExit) as exit:
         main(arguments)
