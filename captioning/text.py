@@ -21,6 +21,15 @@ def clean(caption: str, lowercase: bool = True) -> list[str]:
     return WORD.findall(caption.lower() if lowercase else caption)
 
 
+def sentence(caption: str) -> str:
+    """A caption as a sentence.
+
+    >>> sentence("a dog runs")
+    'A dog runs.'
+    """
+    return f"{caption[:1].upper()}{caption[1:]}." if caption else ""
+
+
 class Tokenizer:
     """Word ↔ id, with pad (always 0), start, end and unknown tokens.
 
