@@ -180,8 +180,8 @@ def _open_video(file: BinaryIO, format: str, max_seconds: float, threads: int) -
                     following = last + INTERVAL - 0.01
                     small = frame.reformat(*SMALL, "rgb24", interpolation="FAST_BILINEAR").to_ndarray()
                     yield Frame(max(last, 0.0), end, small.astype(np.int16), partial(_upright, frame))
-        declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0
-        if end < 0.9 * declared - 1:
+        declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else total
+        if end < 0.9 * (declared or 0) - 1:
             raise damaged()
 
     return read(), total

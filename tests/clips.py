@@ -24,6 +24,16 @@ def moving(picture: Image.Image, shift: int) -> Image.Image:
     return larger.crop((shift, shift // 2, shift + picture.width, shift // 2 + picture.height))
 
 
+def shot_at(shots: list[tuple[int, float]], time: float) -> tuple[int, float]:
+    """The scene that is shown at a time, and for how many seconds it has been."""
+    start = 0.0
+    for number, seconds in shots[:-1]:
+        if time < start + seconds - 1e-6:
+            return number, time - start
+        start += seconds
+    return shots[-1][0], time - start
+
+
 def clip(
     shots: list[tuple[int, float]],
     format: str = "mp4",
@@ -53,13 +63,8 @@ def clip(
         track = container.add_stream("aac" if format in ("mp4", "mov") else "libopus", rate=48_000) if sound else None
         length = sum(seconds for _, seconds in shots)
         for time in times or [number / rate for number in range(round(length * rate))]:
-            end, shift = 0.0, 0
-            for number, seconds in shots:
-                end += seconds
-                if time < end - 1e-6:
-                    shift = int(10 * (time - end + seconds))
-                    break
-            frame = av.VideoFrame.from_image(moving(scene(number, size), shift))
+            number, since = shot_at(shots, time)
+            frame = av.VideoFrame.from_image(moving(scene(number, size), int(10 * since)))
             frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
