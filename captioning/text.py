@@ -22,7 +22,11 @@ def clean(caption: str, lowercase: bool = True) -> list[str]:
 
 
 def sentence(caption: str) -> str:
-    """A caption as a sentence: "a dog runs" → "A dog runs."."""
+    """A caption as a sentence.
+
+    >>> sentence("a dog runs")
+    'A dog runs.'
+    """
     return f"{caption[:1].upper()}{caption[1:]}." if caption else ""
 
 
