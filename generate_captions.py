@@ -14,13 +14,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import IO, Any
 
 from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.artifacts import ArtifactError
 from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, Caption, CaptionGenerator
+from captioning.html_alt import HtmlError, find_images, insert_drafts, local_path
 from captioning.image_workers import ImageWorkers, Photo
 from captioning.images import SUFFIXES, ImageError
 from captioning.litert import CPU_COUNT
@@ -73,7 +74,7 @@ def caption_files(
     yield from caption(reading)
 
 
-def write_captions(results: Iterable[Result], kind: str, output: TextIO) -> None:
+def write_captions(results: Iterable[Result], kind: str, output: IO[str]) -> None:
     """Write results as text, json, csv or COCO results. Only json includes photos without a caption."""
     if kind == "text":
         for path, caption, _ in results:
@@ -104,19 +105,55 @@ def _describe(caption: Caption) -> dict:
     return {"caption": caption.text, "probability": caption.probability, "confidence": caption.confidence}
 
 
-def open_output(path: Path | None) -> contextlib.AbstractContextManager[TextIO]:
+def open_output(path: Path | None, mode: str = "w") -> contextlib.AbstractContextManager[IO]:
     """Standard output, a pipe or a device, or a file that appears when it is complete."""
     if path is None:
         return contextlib.nullcontext(sys.stdout)
     if path.exists() and not path.is_file():
-        return path.open("w", encoding="utf-8")
-    return cast(contextlib.AbstractContextManager[TextIO], artifacts.replace_file(path.resolve(), "w"))
+        return path.open(mode, encoding=None if "b" in mode else "utf-8")
+    return artifacts.replace_file(path.resolve(), mode)
+
+
+def load_generator() -> CaptionGenerator:
+    return CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", Path(__file__).parent / "artifacts"))
+
+
+def draft_page(options: argparse.Namespace) -> int:
+    """Write drafts of alt texts into a copy of a web page; returns the exit code: 1 if an image needs a person."""
+    try:
+        page = options.html.read_bytes()
+        images = find_images(page)
+    except (HtmlError, OSError) as error:
+        print(f"error: {options.html}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+        return 2
+    places = {image: local_path(image) for image in images}
+    files = {image: options.html.parent / place for image, place in places.items() if place}
+    photos = list(dict.fromkeys(files.values()))
+    left = {image: "no local file; write its text by hand" for image in images if image not in files}
+    drafts = {}
+    with (
+        open_output(options.output, "wb") as output,
+        ImageWorkers(min(options.workers, max(1, len(photos)))) as workers,
+    ):
+        results = caption_files(load_generator(), workers, photos, options.beam_width, 1) if photos else iter([])
+        found = {result[0]: result for result in tqdm(results, total=len(photos), unit="photo", file=sys.stderr)}
+        for image, path in files.items():
+            _, caption, problem = found[path]
+            if caption and caption.text:
+                drafts[image] = sentence(caption.text)
+            else:
+                left[image] = problem or "the model found no caption"
+        output.write(insert_drafts(page, drafts))
+    for image in sorted(left):
+        print(f"{options.html}:{image.line}: {image.source or '<img> without src'}: {left[image]}", file=sys.stderr)
+    print(f"Drafts to check: {len(drafts)}. Images that need a person: {len(left)}.", file=sys.stderr)
+    return 1 if left else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 all captioned, 1 some failed, 2 wrong usage or artifacts."""
     parser = argparse.ArgumentParser(description="Caption photos.")
-    parser.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER")
+    parser.add_argument("photos", nargs="*", metavar="PHOTO_OR_FOLDER")
     width: dict[str, Any] = {"type": int, "choices": range(1, MAX_BEAM_WIDTH + 1), "metavar": f"1-{MAX_BEAM_WIDTH}"}
     parser.add_argument("--beam-width", default=DEFAULT_BEAM_WIDTH, **width,
                         help="captions that the search keeps at each word (default: %(default)s)")  # fmt: skip
@@ -131,12 +168,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="with --write-metadata: into the photo itself (JPEG, PNG, WebP, TIFF)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true",
                         help="with --write-metadata: replace text that is there already")  # fmt: skip
+    parser.add_argument("--html", type=Path, metavar="PAGE",
+                        help="write drafts of alt texts into a copy of this web page, at --output")  # fmt: skip
     options = parser.parse_args(arguments)
+    if options.html and (options.photos or not options.output):
+        parser.error("--html needs --output and takes no photos: it captions the images of the page")
     if (options.in_place or options.overwrite) and not options.write_metadata:
         parser.error("--in-place and --overwrite need --write-metadata")
     photos = find_photos(options.photos)
-    if not photos:
-        parser.error("no photos found in " + ", ".join(options.photos))
+    if not photos and not options.html:
+        parser.error("no photos found in " + ", ".join(options.photos) if options.photos else "name photos or folders")
     failed = 0
 
     def describe(path: Path, caption: Caption) -> str | None:
@@ -164,8 +205,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             yield result
 
     try:
+        if options.html:
+            return draft_page(options)
         with open_output(options.output) as output, ImageWorkers(min(options.workers, len(photos))) as workers:
-            generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", Path(__file__).parent / "artifacts"))
+            generator = load_generator()
             results = caption_files(generator, workers, photos, options.beam_width, options.alternatives)
             write_captions(with_progress(results), options.format, output)
     except ArtifactError as error:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captioning.text import sentence
 from generate_captions import Caption, CaptionGenerator, find_photos, main, write_captions
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +47,7 @@ def test_command_line_captions_the_good_and_reports_the_bad(photos):
     lines = [line.split("\t") for line in result.stdout.splitlines()]
     assert [path for path, _ in lines] == [str(photos / "a noise.png"), str(photos / "b.jpg")]
     assert all(caption for _, caption in lines)
-    printed = [line for line in re.split(r"[\r\n]+", result.stderr) if line.strip() and "photo/s]" not in line]
+    printed = [line for line in re.split(r"[\r\n]+", result.stderr) if not re.search(r"photo(/s)?\]|^\s*$", line)]
     assert [line for line in printed if not line.startswith(f"error: {photos / 'c.jpg'}: This is not a photo")] == []
 
 
@@ -133,6 +134,42 @@ def test_metadata_that_cannot_be_written(in_process, tmp_path, capsys):
     assert "The metadata cannot be written (Is a directory)." in capsys.readouterr().err
 
 
+def test_drafts_are_written_into_a_page(in_process, photos, tmp_path, capsys, generator):
+    site = tmp_path / "site"
+    (site / "pics").mkdir(parents=True)
+    (site / "pics" / "my dog.png").write_bytes((photos / "a noise.png").read_bytes())
+    (site / "notes.jpg").write_bytes(b"no picture")
+    draft = f'<img alt="{sentence(generator.caption(photos / "a noise.png").text)}" data-alt-draft="" src='
+    page = (
+        b"<h1>\xe4</h1>\r\n<img src='pics/my%20dog.png'><img src=pics/../pics/my%20dog.png alt=''>\r\n"
+        b"<img src=https://example.org/a.jpg>\n<img src=notes.jpg><img src=absent.jpg><img src='/pics/my dog.png'>"
+    )
+    (site / "page.html").write_bytes(page)
+    assert in_process(["--html", str(site / "page.html"), "--output", str(tmp_path / "out.html")]) == 1
+    expected = page.replace(b"<img src='", draft.encode() + b"'")
+    assert (tmp_path / "out.html").read_bytes() == expected and (site / "page.html").read_bytes() == page
+    report = [line for line in capsys.readouterr().err.splitlines() if line.startswith((str(site), "Drafts"))]
+    assert report[0] == f"{site}/page.html:3: https://example.org/a.jpg: no local file; write its text by hand"
+    assert report[1].startswith(f"{site}/page.html:4: notes.jpg: This is not a photo")
+    assert report[2].startswith(f"{site}/page.html:4: absent.jpg: The file cannot be opened (No such file")
+    assert report[3:] == ["Drafts to check: 2. Images that need a person: 3."]
+
+    assert in_process(["--html", str(tmp_path / "out.html"), "--output", str(tmp_path / "out.html")]) == 1
+    assert (tmp_path / "out.html").read_bytes() == expected
+
+
+def test_page_without_missing_texts(in_process, tmp_path, capsys):
+    (tmp_path / "page.html").write_bytes(b"<img alt=x src=a.jpg>")
+    with patch.object(CaptionGenerator, "load", side_effect=AssertionError("not needed")):
+        assert in_process(["--html", str(tmp_path / "page.html"), "--output", str(tmp_path / "out.html")]) == 0
+    assert (tmp_path / "out.html").read_bytes() == b"<img alt=x src=a.jpg>"
+
+
+def test_page_that_cannot_be_read(in_process, tmp_path, capsys):
+    assert in_process(["--html", str(tmp_path / "absent"), "--output", str(tmp_path / "out.html")]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/absent: No such file or directory\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -141,6 +178,8 @@ def test_metadata_that_cannot_be_written(in_process, tmp_path, capsys):
         ["x.jpg", "--format", "xml"],
         ["x.jpg", "--in-place"],
         ["x.jpg", "--overwrite"],
+        ["--html", "a"],
+        ["x.jpg", "--html", "a", "--output", "b"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments):
