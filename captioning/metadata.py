@@ -11,6 +11,7 @@ Photo Metadata Standard 2021.1, and, in JPEG and TIFF, into the older IPTC capti
 
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from captioning.artifacts import replace_file
@@ -126,6 +127,20 @@ def sidecar(packet: bytes | None, text: str, overwrite: bool = False) -> tuple[b
     if not changed and packet is not None:
         return packet, kept
     return etree.tostring(root.getroottree(), encoding="utf-8"), kept
+
+
+def answer(photo: bytes, text: str) -> Iterator[tuple[bytes, bytes | None]]:
+    """In a process of its own: the photo with the text, and a sidecar where the photo cannot hold it.
+
+    The text replaces older ones; an empty one leaves the photo as it is.
+    """
+    if not _clean(text):
+        yield photo, None
+        return
+    try:
+        yield embed(photo, text, overwrite=True)[0], None
+    except MetadataError:
+        yield photo, sidecar(None, text)[0]
 
 
 def _clean(text: str) -> str:
