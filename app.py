@@ -15,6 +15,7 @@ from captioning.generator import CaptionGenerator
 from web import (
     api,
     errors,
+    html_pages,
     language,
     metrics,
     model,
@@ -63,6 +64,7 @@ def create_app(config: dict | None = None, generator: CaptionGenerator | None = 
     security.require_keys(app)
     language.add_languages(app)
     pages.add_page(app)
+    html_pages.add_html_page(app)
     photo_downloads.add_photo_downloads(app)
     api.add_api(app)
     errors.add_error_pages(app)
