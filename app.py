@@ -12,7 +12,21 @@ from flask import Flask
 from flask_openapi import OpenAPI
 
 from captioning.generator import CaptionGenerator
-from web import api, errors, language, metrics, model, pages, security, server, settings, tracing, uploads
+from web import (
+    api,
+    errors,
+    html_pages,
+    language,
+    metrics,
+    model,
+    pages,
+    photo_downloads,
+    security,
+    server,
+    settings,
+    tracing,
+    uploads,
+)
 from web.schemas import Problem
 
 ROOT = Path(__file__).parent
@@ -50,6 +64,8 @@ def create_app(config: dict | None = None, generator: CaptionGenerator | None = 
     security.require_keys(app)
     language.add_languages(app)
     pages.add_page(app)
+    html_pages.add_html_page(app)
+    photo_downloads.add_photo_downloads(app)
     api.add_api(app)
     errors.add_error_pages(app)
     security.add_headers(app)

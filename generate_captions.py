@@ -14,16 +14,19 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import IO, Any
 
 from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.artifacts import ArtifactError
 from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, Caption, CaptionGenerator
+from captioning.html_alt import HtmlError, find_images, insert_drafts, local_path
 from captioning.image_workers import ImageWorkers, Photo
 from captioning.images import SUFFIXES, ImageError
 from captioning.litert import CPU_COUNT
+from captioning.metadata import MetadataError, write_metadata
+from captioning.text import sentence
 
 __all__ = ["Caption", "CaptionGenerator"]
 
@@ -71,7 +74,7 @@ def caption_files(
     yield from caption(reading)
 
 
-def write_captions(results: Iterable[Result], kind: str, output: TextIO) -> None:
+def write_captions(results: Iterable[Result], kind: str, output: IO[str]) -> None:
     """Write results as text, json, csv or COCO results. Only json includes photos without a caption."""
     if kind == "text":
         for path, caption, _ in results:
@@ -104,19 +107,65 @@ def _describe(caption: Caption) -> dict:
     return {"caption": caption.text, "probability": caption.probability, "confidence": caption.confidence}
 
 
-def open_output(path: Path | None) -> contextlib.AbstractContextManager[TextIO]:
+def open_output(path: Path | None, mode: str = "w") -> contextlib.AbstractContextManager[IO]:
     """Standard output, a pipe or a device, or a file that appears when it is complete."""
     if path is None:
         return contextlib.nullcontext(sys.stdout)
     if path.exists() and not path.is_file():
-        return path.open("w", encoding="utf-8")
-    return cast(contextlib.AbstractContextManager[TextIO], artifacts.replace_file(path.resolve(), "w"))
+        return path.open(mode, encoding=None if "b" in mode else "utf-8")
+    return artifacts.replace_file(path.resolve(), mode)
+
+
+def load_generator(language: str | None) -> CaptionGenerator:
+    """The model in ``ARTIFACTS_DIR``. Raises ArtifactError, also if it does not have the language."""
+    generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", Path(__file__).parent / "artifacts"))
+    if language not in (None, *generator.languages):
+        raise ArtifactError(f"--language {language}: the model has captions in: {', '.join(generator.languages)}")
+    return generator
+
+
+def caption_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of `CaptionGenerator.caption`."""
+    return {name: getattr(options, name) for name in ("beam_width", "alternatives", "language")}
+
+
+def draft_page(options: argparse.Namespace) -> int:
+    """Write drafts of alt texts into a copy of a web page; returns the exit code: 1 if an image needs a person."""
+    try:
+        page = options.html.read_bytes()
+        images = find_images(page)
+    except (HtmlError, OSError) as error:
+        print(f"error: {options.html}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+        return 2
+    places = {image: local_path(image) for image in images}
+    files = {image: options.html.parent / place for image, place in places.items() if place}
+    photos = list(dict.fromkeys(files.values()))
+    left = {image: "no local file; write its text by hand" for image in images if image not in files}
+    drafts = {}
+    with (
+        open_output(options.output, "wb") as output,
+        ImageWorkers(min(options.workers, max(1, len(photos)))) as workers,
+    ):
+        generator = load_generator(options.language)
+        results = caption_files(generator, workers, photos, **caption_options(options)) if photos else iter([])
+        found = {result[0]: result for result in tqdm(results, total=len(photos), unit="photo", file=sys.stderr)}
+        for image, path in files.items():
+            _, caption, problem = found[path]
+            if caption and caption.text:
+                drafts[image] = sentence(caption.text)
+            else:
+                left[image] = problem or "the model found no caption"
+        output.write(insert_drafts(page, drafts))
+    for image in sorted(left):
+        print(f"{options.html}:{image.line}: {image.source or '<img> without src'}: {left[image]}", file=sys.stderr)
+    print(f"Drafts to check: {len(drafts)}. Images that need a person: {len(left)}.", file=sys.stderr)
+    return 1 if left else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 all captioned, 1 some failed, 2 wrong usage or artifacts."""
     parser = argparse.ArgumentParser(description="Caption photos.")
-    parser.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER")
+    parser.add_argument("photos", nargs="*", metavar="PHOTO_OR_FOLDER")
     width: dict[str, Any] = {"type": int, "choices": range(1, MAX_BEAM_WIDTH + 1), "metavar": f"1-{MAX_BEAM_WIDTH}"}
     parser.add_argument("--beam-width", default=DEFAULT_BEAM_WIDTH, **width,
                         help="captions that the search keeps at each word (default: %(default)s)")  # fmt: skip
@@ -126,28 +175,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="a file instead of standard output")
     parser.add_argument("--workers", type=int, default=CPU_COUNT, choices=range(1, 65), metavar="1-64",
                         help="processes that read photos (default: one per core)")  # fmt: skip
+    parser.add_argument("--write-metadata", action="store_true",
+                        help="write captions as alt text into PHOTO.xmp beside each photo")  # fmt: skip
+    parser.add_argument("--in-place", action="store_true",
+                        help="with --write-metadata: into the photo itself (JPEG, PNG, WebP, TIFF)")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true",
+                        help="with --write-metadata: replace text that is there already")  # fmt: skip
+    parser.add_argument("--html", type=Path, metavar="PAGE",
+                        help="write drafts of alt texts into a copy of this web page, at --output")  # fmt: skip
     options = parser.parse_args(arguments)
+    if options.html and (options.photos or not options.output):
+        parser.error("--html needs --output and takes no photos: it captions the images of the page")
+    if (options.in_place or options.overwrite) and not options.write_metadata:
+        parser.error("--in-place and --overwrite need --write-metadata")
     photos = find_photos(options.photos)
-    if not photos:
-        parser.error("no photos found in " + ", ".join(options.photos))
+    if not photos and not options.html:
+        parser.error("no photos found in " + ", ".join(options.photos) if options.photos else "name photos or folders")
     failed = 0
+
+    def describe(path: Path, caption: Caption) -> str | None:
+        """Write a caption into metadata; returns the error, if there is one."""
+        where = {"in_place": options.in_place, "overwrite": options.overwrite}
+        try:
+            kept = write_metadata(path, sentence(caption.text), **where)
+        except MetadataError as error:
+            return str(error)
+        except OSError as error:
+            return f"The metadata cannot be written ({error.strerror or error})."
+        if kept:
+            tqdm.write(f"kept: {path}: {', '.join(kept)} (--overwrite replaces it)", file=sys.stderr)
+        return None
 
     def with_progress(results: Iterator[Result]) -> Iterator[Result]:
         nonlocal failed
         for result in tqdm(results, total=len(photos), unit="photo", file=sys.stderr):
-            path, _, error = result
+            path, caption, error = result
+            if caption and options.write_metadata:
+                error = describe(path, caption)
             if error:
                 failed += 1
                 tqdm.write(f"error: {path}: {error}", file=sys.stderr)
             yield result
 
     try:
+        if options.html:
+            return draft_page(options)
         with open_output(options.output) as output, ImageWorkers(min(options.workers, len(photos))) as workers:
-            generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", Path(__file__).parent / "artifacts"))
-            if options.language not in (None, *generator.languages):
-                parser.error(f"the model has captions in: {', '.join(generator.languages)}")
-            chosen = {name: getattr(options, name) for name in ("beam_width", "alternatives", "language")}
-            results = caption_files(generator, workers, photos, **chosen)
+            generator = load_generator(options.language)
+            results = caption_files(generator, workers, photos, **caption_options(options))
             write_captions(with_progress(results), options.format, output)
     except ArtifactError as error:
         print(f"error: {error}", file=sys.stderr)

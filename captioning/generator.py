@@ -17,9 +17,11 @@ import numpy as np
 
 from captioning import artifacts
 from captioning.artifacts import REMEDY, ArtifactError
+from captioning.descriptions import Segment, make_segments
 from captioning.images import open_photo, read_image, resize_image
-from captioning.litert import Model, make_batches, parallel_map
+from captioning.litert import CPU_COUNT, Model, make_batches, parallel_map
 from captioning.text import Tokenizer, tokenizers_from_dict
+from captioning.video import MAX_SECONDS, Shot, VideoError, read_shots
 
 DEFAULT_BEAM_WIDTH = 3
 MAX_BEAM_WIDTH = 10
@@ -166,6 +168,31 @@ class CaptionGenerator:
             return self.search(features, beam_width, alternatives, language)
 
         return list(chain.from_iterable(parallel_map(caption, make_batches(photos, SEARCH_BATCH))))
+
+    def caption_video(
+        self, path: str | Path, beam_width: int = DEFAULT_BEAM_WIDTH, max_seconds: float = MAX_SECONDS
+    ) -> list[Segment]:
+        """Caption a clip: one caption for each shot. Neighbours with the same caption become one segment.
+
+        >>> [(s.start, s.end, s.caption.text) for s in generator.caption_video("clip.mp4")]
+        [(0.0, 4.2, 'a dog is running through the grass'), (4.2, 9.0, 'a boy jumps into the pool')]
+
+        Args:
+            path: an MP4, MOV, WebM, animated GIF or animated WebP file.
+            beam_width: as for `caption`.
+            max_seconds: a longer clip is refused.
+
+        Raises:
+            VideoError: the clip cannot be read or is too long.
+            ValueError: the beam width is out of range.
+        """
+        try:
+            with open(path, "rb") as file:
+                parts = read_shots(file, self.config["image_size"], max_seconds, min(CPU_COUNT, 4))
+                shots = [part for part in parts if isinstance(part, Shot)]
+        except OSError as error:
+            raise VideoError(f"The file cannot be opened ({error.strerror}). Check its path and permissions.") from None
+        return make_segments(shots, self.caption_batch([shot.image for shot in shots], beam_width))
 
     def prepare(self, photo: Any) -> np.ndarray:
         """Read a photo and resize it to the encoder's size: uint8 (H, W, 3)."""

@@ -17,6 +17,7 @@ from PIL import (  # noqa: F401  # else Pillow loads all its 40 plugins
     AvifImagePlugin,
     ExifTags,
     Image,
+    ImageCms,
     ImageEnhance,
     ImageFilter,
     ImageOps,
@@ -26,10 +27,10 @@ from PIL import (  # noqa: F401  # else Pillow loads all its 40 plugins
 )
 from PIL.JpegImagePlugin import JpegImageFile
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 """The only formats that are tried, whatever the name of the file. No other Pillow plugin runs."""
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 """Suffixes of photos, when a folder is searched."""
 
 MAX_PIXELS = 50_000_000
@@ -80,7 +81,8 @@ class Photo(NamedTuple):
 def read_image(source: Any, min_size: tuple[int, int] | None = None) -> np.ndarray:
     """Reads a photo as an upright RGB array.
 
-    Of an animation, it reads the first frame. Transparent areas become white. The EXIF orientation is applied.
+    Of an animation, it reads the first frame. Transparent areas become white. The EXIF orientation and the colour
+    profile are applied.
 
     Args:
         source: path, bytes, binary file, PIL image, or uint8 array of shape
@@ -197,14 +199,12 @@ def _read_file(file: BinaryIO, min_size: tuple[int, int] | None) -> Image.Image:
     if not file.read(1):
         raise ImageError("The file is empty. Choose another file, or download this one again.")
     file.seek(0)
+    start = file.read(1024)
+    file.seek(0)
     try:
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=_formats(start))
     except UnidentifiedImageError as error:
-        raise ImageError(
-            "This is not a photo that we can read. Use a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file; "
-            "convert other formats, such as HEIC or SVG, to JPEG first.",
-            "unsupported",
-        ) from error
+        raise _unsupported(start) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large() from error
     except MemoryError as error:
@@ -221,6 +221,35 @@ def _read_file(file: BinaryIO, min_size: tuple[int, int] | None) -> Image.Image:
         photo = _decode(image, min_size)
         photo.info["original_size"] = (height, width) if _orientation(image) >= 5 else (width, height)
         return photo
+
+
+def _formats(start: bytes) -> tuple[str, ...]:
+    """The formats to try. The HEIC decoder is loaded only for a file that may need it: it takes 50 ms and 20 MB."""
+    if start[4:8] != b"ftyp":
+        return FORMATS[:-1]
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+    return FORMATS
+
+
+def _unsupported(start: bytes) -> ImageError:
+    if b"%PDF-" in start:
+        return ImageError(
+            "This is a PDF document, not a photo. Open it, export the page as PNG or take a screenshot of the picture, "
+            "and choose that.",
+            "unsupported",
+        )
+    if b"<svg" in start.lower():
+        return ImageError(
+            "This is an SVG drawing, not a photo. Open it in a drawing program such as Inkscape, export it as PNG, "
+            "and choose the PNG.",
+            "unsupported",
+        )
+    return ImageError(
+        "This is not a photo that we can read. Use a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC file.",
+        "unsupported",
+    )
 
 
 def _scans(file: BinaryIO) -> int:
@@ -244,7 +273,7 @@ def _decode(image: Image.Image, min_size: tuple[int, int] | None = None) -> Imag
             image.draft(None, (side, side))
         image.load()
         vars(image).pop("_decoder", None)  # of WebP and AVIF; it holds up to three more copies of the picture
-        return _to_rgb(_upright(image))
+        return _to_rgb(_upright(_to_srgb(image)))
     except MemoryError as error:
         raise too_much_memory() from error
     except Exception as error:  # broken pixel data can raise anything
@@ -267,6 +296,18 @@ def _upright(image: Image.Image) -> Image.Image:
     except MemoryError:
         raise
     except Exception:  # as above
+        return image
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Converts colours that have an ICC profile, such as the Display P3 of iPhones, to sRGB."""
+    data = image.info.get("icc_profile")
+    if not data or b"sRGB" in data.replace(b"\0", b"") or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image
+    try:
+        profile, mode = io.BytesIO(data), "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode) or image
+    except (ImageCms.PyCMSError, OSError, ValueError):  # a damaged profile; the photo itself may be good
         return image
 
 

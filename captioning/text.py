@@ -12,6 +12,15 @@ from captioning.languages import LANGUAGES
 SPECIAL = {"pad": "<pad>", "start": "<start>", "end": "<end>", "unknown": "<unk>"}
 
 
+def sentence(caption: str) -> str:
+    """A caption as a sentence.
+
+    >>> sentence("a dog runs")
+    'A dog runs.'
+    """
+    return f"{caption[:1].upper()}{caption[1:]}." if caption else ""
+
+
 class Tokenizer:
     """Word ↔ id, with pad (always 0), start, end and unknown tokens.
 

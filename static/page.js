@@ -105,6 +105,7 @@ async function finish(job, card) {
   URL.revokeObjectURL(job.card.querySelector("img").src);
   if (card.querySelector("textarea")) {
     kept.set(card, { key: job.key, html: card.outerHTML });
+    card.file = job.file; // for zip.js
     save(card);
   }
   replace(job.card, card);
@@ -250,9 +251,13 @@ async function saveStrip(card) {
   body.append("words", card.querySelectorAll(".choices li")[card.dataset.chosen].dataset.words);
   const response = await fetch(results.dataset.attention, { method: "POST", body }).catch(() => null);
   if (!response?.ok) return texts.undrawn;
+  saveFile(await response.blob(), `${card.querySelector(".name").textContent.replace(/\.\w+$/, "")}-attention.png`);
+}
+
+function saveFile(blob, name) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await response.blob());
-  link.download = `${card.querySelector(".name").textContent.replace(/\.\w+$/, "")}-attention.png`;
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }

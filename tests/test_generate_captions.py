@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captioning.text import sentence
 from generate_captions import Caption, CaptionGenerator, find_photos, main, write_captions
 
 ROOT = Path(__file__).parent.parent
@@ -46,11 +47,7 @@ def test_command_line_captions_the_good_and_reports_the_bad(photos):
     lines = [line.split("\t") for line in result.stdout.splitlines()]
     assert [path for path, _ in lines] == [str(photos / "a noise.png"), str(photos / "b.jpg")]
     assert all(caption for _, caption in lines)
-    printed = [
-        line
-        for line in re.split(r"[\r\n]+", result.stderr)
-        if line.strip() and not re.search(r"(photo/s|s/photo)\]", line)
-    ]
+    printed = [line for line in re.split(r"[\r\n]+", result.stderr) if not re.search(r"photo(/s)?\]|^\s*$", line)]
     assert [line for line in printed if not line.startswith(f"error: {photos / 'c.jpg'}: This is not a photo")] == []
 
 
@@ -102,7 +99,89 @@ def test_output_through_a_link(in_process, photos, tmp_path):
     assert "b.jpg" in "".join(read)
 
 
-@pytest.mark.parametrize("arguments", [[], ["x.jpg", "--beam-width", "0"], ["x.jpg", "--format", "xml"]])
+def test_captions_are_written_into_metadata(in_process, tmp_path, capsys):
+    for name in ("a.jpg", "b.gif"):
+        Image.new("RGB", (64, 48), "skyblue").save(tmp_path / name)
+    jpeg, gif = (tmp_path / name for name in ("a.jpg", "b.gif"))
+    before = jpeg.read_bytes()
+    assert in_process([str(jpeg), str(gif), "--write-metadata"]) == 0
+    caption = capsys.readouterr().out.splitlines()[0].split("\t")[1]
+    sentence = f"{caption.capitalize()}."
+    assert sorted(os.listdir(tmp_path)) == ["a.jpg", "a.jpg.xmp", "b.gif", "b.gif.xmp"]
+    assert sentence in (tmp_path / "a.jpg.xmp").read_text() and jpeg.read_bytes() == before
+
+    assert in_process([str(jpeg), str(gif), "--write-metadata", "--in-place"]) == 1
+    output = capsys.readouterr()
+    assert f"error: {gif}: Only JPEG, PNG, WebP and TIFF files can hold the text." in output.err
+    assert "b.gif\t" in output.out, "its caption is there all the same"
+    assert sentence.encode() in jpeg.read_bytes()
+
+    (tmp_path / "a.jpg.xmp").write_text((tmp_path / "a.jpg.xmp").read_text().replace(sentence, "By a person."))
+    assert in_process([str(jpeg), "--write-metadata"]) == 0
+    assert f"kept: {jpeg}: alt text, description (--overwrite replaces it)" in capsys.readouterr().err
+    assert in_process([str(jpeg), "--write-metadata", "--overwrite"]) == 0
+    assert sentence in (tmp_path / "a.jpg.xmp").read_text()
+
+
+def test_metadata_that_cannot_be_written(in_process, tmp_path, capsys):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg.xmp").write_text("not XMP")
+    assert in_process([str(tmp_path / "a.jpg"), "--write-metadata"]) == 1
+    assert "a.jpg: The metadata of the file is damaged" in capsys.readouterr().err
+    (tmp_path / "a.jpg.xmp").unlink()
+    (tmp_path / "a.jpg.xmp").mkdir()
+    assert in_process([str(tmp_path / "a.jpg"), "--write-metadata"]) == 1
+    assert "The metadata cannot be written (Is a directory)." in capsys.readouterr().err
+
+
+def test_drafts_are_written_into_a_page(in_process, photos, tmp_path, capsys, generator):
+    site = tmp_path / "site"
+    (site / "pics").mkdir(parents=True)
+    (site / "pics" / "my dog.png").write_bytes((photos / "a noise.png").read_bytes())
+    (site / "notes.jpg").write_bytes(b"no picture")
+    draft = f'<img alt="{sentence(generator.caption(photos / "a noise.png").text)}" data-alt-draft="" src='
+    page = (
+        b"<h1>\xe4</h1>\r\n<img src='pics/my%20dog.png'><img src=pics/../pics/my%20dog.png alt=''>\r\n"
+        b"<img src=https://example.org/a.jpg>\n<img src=notes.jpg><img src=absent.jpg><img src='/pics/my dog.png'>"
+    )
+    (site / "page.html").write_bytes(page)
+    assert in_process(["--html", str(site / "page.html"), "--output", str(tmp_path / "out.html")]) == 1
+    expected = page.replace(b"<img src='", draft.encode() + b"'")
+    assert (tmp_path / "out.html").read_bytes() == expected and (site / "page.html").read_bytes() == page
+    report = [line for line in capsys.readouterr().err.splitlines() if line.startswith((str(site), "Drafts"))]
+    assert report[0] == f"{site}/page.html:3: https://example.org/a.jpg: no local file; write its text by hand"
+    assert report[1].startswith(f"{site}/page.html:4: notes.jpg: This is not a photo")
+    assert report[2].startswith(f"{site}/page.html:4: absent.jpg: The file cannot be opened (No such file")
+    assert report[3:] == ["Drafts to check: 2. Images that need a person: 3."]
+
+    assert in_process(["--html", str(tmp_path / "out.html"), "--output", str(tmp_path / "out.html")]) == 1
+    assert (tmp_path / "out.html").read_bytes() == expected
+
+
+def test_page_without_missing_texts(in_process, tmp_path, capsys):
+    (tmp_path / "page.html").write_bytes(b"<img alt=x src=a.jpg>")
+    with patch.object(CaptionGenerator, "load", side_effect=AssertionError("not needed")):
+        assert in_process(["--html", str(tmp_path / "page.html"), "--output", str(tmp_path / "out.html")]) == 0
+    assert (tmp_path / "out.html").read_bytes() == b"<img alt=x src=a.jpg>"
+
+
+def test_page_that_cannot_be_read(in_process, tmp_path, capsys):
+    assert in_process(["--html", str(tmp_path / "absent"), "--output", str(tmp_path / "out.html")]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/absent: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["x.jpg", "--beam-width", "0"],
+        ["x.jpg", "--format", "xml"],
+        ["x.jpg", "--in-place"],
+        ["x.jpg", "--overwrite"],
+        ["--html", "a"],
+        ["x.jpg", "--html", "a", "--output", "b"],
+    ],
+)
 def test_wrong_usage_is_exit_code_2(arguments):
     with pytest.raises(SystemExit) as exit:
         main(arguments)
@@ -117,9 +196,7 @@ def test_language(in_process, photos, generator, capsys):
 
 
 def test_a_language_that_the_model_does_not_have(in_process, photos, generator, capsys):
-    with pytest.raises(SystemExit) as exit:
-        in_process([str(photos / "b.jpg"), "--language", "tlh"])
-    assert exit.value.code == 2
+    assert in_process([str(photos / "b.jpg"), "--language", "tlh"]) == 2
     assert f"the model has captions in: {', '.join(generator.languages)}" in capsys.readouterr().err
 
 

@@ -17,6 +17,7 @@ from werkzeug.datastructures import FileStorage
 from captioning.generator import Caption
 from captioning.images import ImageError
 from captioning.languages import LANGUAGES
+from captioning.text import sentence
 from web.language import visitors_language
 from web.uploads import IMAGE_STATUS, Options, enqueue, several_uploads, wait
 
@@ -121,11 +122,6 @@ def download(query: Format) -> Response:
         data = json.dumps(rows, indent=2, ensure_ascii=False).encode() + b"\n"
         kind, name = "application/json", {"json": "captions.json", "coco": "captions.coco.json"}[query.format]
     return Response(data, mimetype=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
-
-
-def sentence(text: str) -> str:
-    """A caption as a sentence: "a dog runs" → "A dog runs."."""
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def confidence(result: Caption) -> int:

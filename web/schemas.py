@@ -90,7 +90,7 @@ class Form(BaseModel):
 
 
 class OnePhoto(Form):
-    image: FileStorage = Field(description="JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.")
+    image: FileStorage = Field(description="JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC.")
 
 
 class Photos(Form):

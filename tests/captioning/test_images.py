@@ -5,10 +5,13 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
+from pillow_heif import register_heif_opener
 
 from captioning import images
 from captioning.images import ImageError, augment, open_photo, read_image, resize_image
+
+register_heif_opener()  # so that Pillow writes HEIC
 
 RED, WHITE = (250, 10, 10), (255, 255, 255)
 
@@ -61,17 +64,38 @@ def test_arrays_of_another_kind(array):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "HEIF"])
 def test_camera_orientation(format, orientation):
     undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # orientation → the Image.Transpose that undoes it
     stored = picture().transpose(Image.Transpose(undo[orientation])) if orientation > 1 else picture()
     exif = Image.Exif()
     exif[0x0112] = orientation
-    assert is_close(read_image(encoded(stored, format, exif=exif)), picture())
+    assert is_close(read_image(encoded(stored, format, exif=exif.tobytes())), picture())
 
 
 def test_damaged_camera_data_is_ignored():
     assert is_close(read_image(encoded(picture(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")), picture())
+
+
+def swapped_profile() -> bytes:
+    """An ICC profile that takes red for blue."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for one, other in ((b"rXYZ", b"bXYZ"), (b"rTRC", b"bTRC")):
+        profile = profile.replace(one, b"????").replace(other, one).replace(b"????", other)
+    return profile.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "HEIF"])
+def test_colour_profile(format):
+    red, green, blue = picture().split()
+    stored = Image.merge("RGB", (blue, green, red))
+    assert is_close(read_image(encoded(stored, format, icc_profile=swapped_profile())), picture())
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert np.array_equal(read_image(encoded(stored, format, icc_profile=srgb)), read_image(encoded(stored, format)))
+
+
+def test_damaged_colour_profile_is_ignored():
+    assert is_close(read_image(encoded(picture(), "PNG", icc_profile=b"no profile")), picture())
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
@@ -110,7 +134,7 @@ def test_32_bit(dtype):
     assert np.array_equal(read_image(encoded(image, "TIFF"))[..., 0], [[0, 128], [255, 255]])
 
 
-@pytest.mark.parametrize("format", ["GIF", "WEBP", "AVIF", "TIFF", "PNG"])
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "AVIF", "TIFF", "PNG", "HEIF"])
 def test_first_frame(format):
     frames = [picture(), Image.new("RGB", (60, 40), "black")]
     assert is_close(read_image(encoded(frames[0], format, save_all=True, append_images=frames[1:])), picture(), 15)
@@ -167,11 +191,19 @@ def test_cut_off(format):
 
 
 @pytest.mark.parametrize(
-    "data", [b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7", b"P6 1 1 255 abc"]
+    ("data", "message"),
+    [
+        (b"hello", "not a photo that we can read. Use a JPEG"),
+        (b"P6 1 1 255 abc", "not a photo that we can read. Use a JPEG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG drawing.* export it as PNG"),
+        (b"\xef\xbb\xbf<?xml version='1.0'?><!-- a --><SVG></SVG>", "SVG drawing.* export it as PNG"),
+        (b"%PDF-1.7", "PDF document.* PNG"),
+    ],
 )
-def test_not_an_image(data):
-    with pytest.raises(ImageError, match="JPEG"):
+def test_not_a_photo(data, message):
+    with pytest.raises(ImageError, match=message) as raised:
         read_image(data)
+    assert raised.value.kind == "unsupported"
 
 
 def test_empty():

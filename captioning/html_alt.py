@@ -1,0 +1,146 @@
+"""Finds the images of a web page that have no alt text, and writes drafts into it.
+
+```python
+images = find_images(page)  # bytes of the file
+page = insert_drafts(page, {images[0]: "A dog runs through the grass."})
+```
+
+A draft is `alt="…" data-alt-draft=""`, right behind `<img`. Nothing else in the file changes: not its encoding, its
+line ends or its quotes.
+"""
+
+import codecs
+import contextlib
+import html
+import re
+from bisect import bisect
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+from urllib.parse import unquote, urljoin, urlsplit
+
+from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
+
+MAX_PAGE = 4_000_000
+"""Bytes of a page."""
+
+MARK = "data-mark-"
+IMG = re.compile(rb"<img(?=[\s/>])", re.IGNORECASE)
+DECLARED = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([\w-]+)", re.IGNORECASE)
+TEMPLATE = re.compile(rb"(</?)template(?=[\s/>])", re.IGNORECASE)
+WIDE = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}  # all others have the bytes of ASCII
+
+
+class HtmlError(ValueError):
+    """A page that cannot be read. The message states what is wrong and what to do."""
+
+
+class Image(NamedTuple):
+    """An `<img>` without alt text. `source` is its address, joined with the page's base address; "" if it has none."""
+
+    position: int
+    line: int
+    source: str
+
+
+def find_images(page: bytes) -> list[Image]:
+    """The images without alt text, in the order of the page.
+
+    Those with an empty alt text, with `role="presentation"` or with `aria-hidden="true"` are decoration: they are not
+    among them. The page is read in a process of its own, because some pages would keep a parser busy for hours.
+
+    Raises:
+        HtmlError: the page is too large, takes too long, or is no text.
+    """
+    if len(page) > MAX_PAGE:
+        raise HtmlError("The page has more than 4 MB. Split it, or take large scripts out of it.")  # MAX_PAGE
+    worker = WorkerProcess(__name__, cpu_seconds=5, wall_seconds=30, memory=10**9)
+    try:
+        worker.start()
+        worker.send((page,))
+        found = worker.receive()
+    except (OutOfTime, ProcessLost) as error:
+        raise HtmlError("The page takes too long to read. Check that it is an HTML file.") from error
+    finally:
+        worker.stop()
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def insert_drafts(page: bytes, drafts: Mapping[Image, str]) -> bytes:
+    """The page with a draft as alt text of each image in `drafts`."""
+    data, back = _with_ascii(page)
+    pieces, start = [], 0
+    for image in sorted(drafts):
+        end = image.position + len("<img")
+        alt = html.escape(drafts[image]).encode("ascii", "xmlcharrefreplace")
+        pieces += [data[start:end], b' alt="%s" data-alt-draft=""' % alt]
+        start = end
+    return back(b"".join([*pieces, data[start:]]))
+
+
+def local_path(image: Image) -> str | None:
+    """The path of an image's file, relative to the page's folder; None where its address leads elsewhere.
+
+    A path from the root of the site, such as `/images/a.jpg`, counts from the page's folder too.
+    """
+    try:
+        address = urlsplit(image.source)
+    except ValueError:
+        return None
+    if address.scheme or address.netloc or not address.path:
+        return None
+    return unquote(address.path).lstrip("/")
+
+
+def answer(page: bytes) -> Iterator[list[Image]]:
+    """In the process: finds the images.
+
+    Each `<img` gets a mark as its first attribute. Where the mark is an attribute of an image after the page is parsed,
+    there is an image; where it is not, there is a comment, a script or the like.
+    """
+    from selectolax.lexbor import LexborHTMLParser
+
+    data, _ = _with_ascii(page)
+    positions = [match.start() for match in IMG.finditer(data)]
+    number = iter(range(len(positions)))
+    marked = IMG.sub(lambda match: match[0] + f" {MARK}{next(number)}".encode(), data)
+    marked = TEMPLATE.sub(rb"\1div", marked)  # the parser keeps the content of templates apart
+    tree = LexborHTMLParser(_decode(marked))
+    ends = [match.start() for match in re.finditer(b"\n", data)]
+    first = tree.css_first("base[href]")
+    base = first.attributes["href"] or "" if first else ""
+    images = []
+    for node in tree.css("img"):
+        attributes = node.attributes
+        mark = next((name for name in attributes if name.startswith(MARK)), None)
+        decorative = "alt" in attributes or attributes.get("aria-hidden") == "true"
+        if mark is None or decorative or attributes.get("role") in ("presentation", "none"):
+            continue
+        position = positions[int(mark.removeprefix(MARK))]
+        source = (attributes.get("src") or "").strip()
+        with contextlib.suppress(ValueError):  # what is no address is reported as it stands
+            source = source and urljoin(base, source)
+        images.append(Image(position, bisect(ends, position) + 1, source))
+    yield sorted(images)
+
+
+def _with_ascii(page: bytes) -> tuple[bytes, Callable[[bytes], bytes]]:
+    """The page in an encoding where ASCII letters are single bytes, and the function that leads back."""
+    encoding = WIDE.get(page[:2])
+    if encoding is None:
+        return page, bytes
+    try:
+        text = page.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise HtmlError("The page is not the UTF-16 text that it claims to be. Save it again as UTF-8.") from error
+    return text.encode(), lambda data: data.decode().encode(encoding)
+
+
+def _decode(data: bytes) -> str:
+    """A page as text: in UTF-8 if it can be, else as it declares, else in Windows-1252."""
+    declared = DECLARED.search(data[:2048])
+    for encoding in ("utf-8", declared[1].decode() if declared else "cp1252"):
+        with contextlib.suppress(UnicodeError, LookupError):
+            return data.decode(encoding)
+    return data.decode("cp1252", "replace")

@@ -1,0 +1,130 @@
+"""Reads web pages and their pictures as they are uploaded: as single files, or as a ZIP file of a site's folder.
+
+```python
+site = read_site([("site.zip", data)])
+site.pages[0].images[0].image.source, site.pages[0].images[0].file    # "../pics/dog.jpg", "site/pics/dog.jpg"
+site.files["site/pics/dog.jpg"]                                       # its bytes
+```
+"""
+
+import io
+import posixpath
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from captioning import html_alt
+from captioning.html_alt import MAX_PAGE, HtmlError, Image, local_path
+from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
+
+PAGES = (".html", ".htm", ".xhtml")
+MAX_UNPACKED = 64 * 2**20
+"""Bytes of all that is read from a ZIP file: its pages and their pictures."""
+
+
+class Missing(NamedTuple):
+    """An image without alt text, and the name of its file in the site, None where the site has no such file."""
+
+    image: Image
+    file: str | None
+
+
+class Page(NamedTuple):
+    name: str
+    content: bytes
+    images: list[Missing]
+
+
+class Site(NamedTuple):
+    """The pages, and the files of their images without alt text."""
+
+    pages: list[Page]
+    files: dict[str, bytes]
+
+
+def read_site(uploads: Iterable[tuple[str, bytes]]) -> Site:
+    """Reads uploads, each with its name, in a process of its own.
+
+    Raises:
+        HtmlError: there is no page, a page or the ZIP file cannot be read, or is too large.
+    """
+    worker = WorkerProcess(__name__, cpu_seconds=10, wall_seconds=30, memory=10**9)
+    try:
+        worker.start()
+        worker.send((list(uploads),))
+        site = worker.receive()
+    except (OutOfTime, ProcessLost) as error:
+        raise HtmlError("The upload takes too long to read. Send fewer or smaller files.") from error
+    finally:
+        worker.stop()
+    if isinstance(site, Exception):
+        raise site
+    return site
+
+
+def answer(uploads: list[tuple[str, bytes]]) -> Iterator[Site]:
+    """In the process: reads the uploads."""
+    files: dict[str, bytes | zipfile.ZipInfo] = {}
+    archives = [data for name, data in uploads if name.lower().endswith(".zip")]
+    if len(archives) > 1:
+        raise HtmlError("Send one ZIP file at a time.")
+    archive = _open_archive(archives[0]) if archives else None
+    if archive:
+        files = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+    files |= {name: data for name, data in uploads if not name.lower().endswith(".zip")}
+    left = MAX_UNPACKED
+
+    def read(name: str, most: int) -> bytes:
+        nonlocal left
+        content = files[name]
+        if isinstance(content, zipfile.ZipInfo):
+            assert archive
+            try:
+                with archive.open(content) as file:
+                    content = file.read(min(most, left) + 1)
+            except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:  # of zipfile
+                raise HtmlError("The ZIP file is damaged or encrypted. Make it again.") from error
+            left -= len(content)
+            if left < 0:
+                raise HtmlError("The ZIP file unpacks to more than 64 MB. Send a part of the site.")  # MAX_UNPACKED
+        return content
+
+    names = sorted(name for name in files if name.lower().endswith(PAGES) and not _is_hidden(name))
+    if not names:
+        raise HtmlError("There is no HTML file. Choose one, or a ZIP file with one.")
+    loose = {} if archive else {posixpath.basename(name): name for name in files}
+    pages, found = [], {}
+    for name in names:
+        content = read(name, MAX_PAGE)
+        if len(content) > MAX_PAGE:
+            raise HtmlError("The page has more than 4 MB. Split it, or take large scripts out of it.")  # MAX_PAGE
+        images = [Missing(image, _find(image, name, files, loose)) for image in next(html_alt.answer(content))]
+        pages.append(Page(name, content, images))
+        for missing in images:
+            if missing.file and missing.file not in found:
+                found[missing.file] = read(missing.file, MAX_UNPACKED)
+    yield Site(pages, found)
+
+
+def _open_archive(data: bytes) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(io.BytesIO(data))
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise HtmlError("The ZIP file is damaged or encrypted. Make it again.") from error
+
+
+def _find(image: Image, page: str, files: Mapping[str, object], loose: Mapping[str, str]) -> str | None:
+    """The name of an image's file: from the page's folder, from a folder above it, or, of single files, anywhere."""
+    path = local_path(image)
+    if path is None:
+        return None
+    folders = [posixpath.dirname(page)]
+    while folders[-1] and image.source.startswith("/"):
+        folders.append(posixpath.dirname(folders[-1]))
+    candidates = (posixpath.normpath(posixpath.join(folder, path)) for folder in folders)
+    return next((name for name in candidates if name in files), loose.get(posixpath.basename(path)))
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file is not part of a site, such as what macOS puts into each ZIP file."""
+    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))

@@ -1,0 +1,63 @@
+"""Photos are downloaded with their texts in them. Slow: each test starts pages in a real browser."""
+
+import zipfile
+
+import pytest
+from browsing import picture, upload
+from playwright.sync_api import expect
+from test_page import describe
+
+from captioning.metadata import embed
+
+pytestmark = pytest.mark.slow
+
+
+def test_photos_with_edited_texts(visit, caption):
+    page = visit()
+    describe(page, upload("one.png", picture(1)), upload("two.png", picture(2)))
+    card = page.locator(".photo", has_text="two.png")
+    card.locator("textarea").fill("A text by a person.")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Photos with text (ZIP)").click()
+    assert download.value.suggested_filename == "photos.zip"
+    archive = zipfile.ZipFile(download.value.path())
+    assert archive.read("one.png") == embed(picture(1), caption(picture(1)))[0]
+    assert archive.read("two.png") == embed(picture(2), "A text by a person.")[0]
+    assert sorted(archive.namelist()) == ["one.png", "two.png"]
+    expect(page.get_by_role("button", name="Photos with text (ZIP)")).to_be_enabled()
+
+
+def test_many_photos_come_in_groups(visit):
+    page = visit()
+    describe(page, *[upload(f"{n}.png", picture(n)) for n in range(3)])
+    page.locator("#zip").evaluate("button => (button.dataset.photos = 2)")
+    downloads = []
+    page.on("download", lambda download: downloads.append(download))
+    page.locator("#zip").click()
+    expect(page.locator("#zip")).to_be_enabled()
+    page.wait_for_timeout(300)
+    names = {d.suggested_filename: sorted(zipfile.ZipFile(d.path()).namelist()) for d in downloads}
+    assert list(names) == ["photos-1.zip", "photos-2.zip"] and sum(map(len, names.values())) == 3
+
+
+def test_photos_from_before_a_reload_are_counted(visit):
+    page = visit()
+    describe(page, upload("one.png", picture(1)))
+    page.reload()
+    page.set_input_files("#photos", [upload("two.png", picture(2))])
+    expect(page.locator(".photo:not(.waiting)")).to_have_count(2)
+    with page.expect_download() as download:
+        page.locator("#zip").click()
+    assert zipfile.ZipFile(download.value.path()).namelist() == ["two.png"]
+    expect(page.locator("#zip-note")).to_have_text(
+        "Photos that are not in the ZIP file, because the page was reloaded: 1. Choose them again."
+    )
+
+
+def test_server_that_refuses(visit):
+    page = visit()
+    describe(page)
+    page.route("**/photos.zip", lambda route: route.fulfill(status=429, body="busy"))
+    page.locator("#zip").click()
+    expect(page.locator("#zip-note")).to_have_text("Could not write the ZIP file. Try again in a moment.")
+    expect(page.locator("#zip")).to_be_enabled()

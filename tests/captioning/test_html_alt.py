@@ -1,0 +1,124 @@
+"""The images of a page are found as a browser finds them, and only drafts are added to the file."""
+
+import re
+
+import pytest
+
+from captioning.html_alt import HtmlError, Image, answer, find_images, insert_drafts, local_path
+
+
+def sources(page) -> list[str]:
+    return [image.source for image in images(page if isinstance(page, bytes) else page.encode())]
+
+
+def images(page: bytes) -> list[Image]:
+    """As `find_images`, without the time that a process takes to start."""
+    return next(answer(page))
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("<img src=a.jpg>", ["a.jpg"]),
+        ("<IMG\n\tSRC = 'a.jpg' >", ["a.jpg"]),
+        ('<img src="a.jpg"/><img/src="b.jpg"/>', ["a.jpg", "b.jpg"]),
+        ("<img src=a/>", ["a/"]),
+        ("<img>", [""]),
+        ('<img src="a.jpg" alt="A dog">', []),
+        ('<img src="a.jpg" alt="">', []),
+        ("<img alt src=a.jpg>", []),
+        ("<img ALT='x' src=a.jpg>", []),
+        ('<img src=a.jpg role="presentation"><img src=b.jpg aria-hidden="true">', []),
+        ("<!-- <img src=a> --><img src=b>", ["b"]),
+        ("<!--> <img src=b>", ["b"]),
+        ("<!-- <img src=a> --!><img src=b>", ["b"]),
+        ("<script>x = '<img src=a>'</script><img src=b>", ["b"]),
+        ("<script><!-- <script> </script> <img src=a> --></script><img src=b>", ["b"]),
+        ("<style>/* <img src=a> */</style><textarea><img src=a></textarea><title><img src=a></title>", []),
+        ("<iframe><img src=a></iframe><xmp><img src=a></xmp><noframes><img src=a></noframes>", []),
+        ("<noscript><img src=a></noscript><template><p><img src=b></template>", ["a", "b"]),
+        ("<a title='<img src=a>'><img title='>' src=b></a>", ["b"]),
+        ("<a title=<img src=a>x</a>", []),
+        ("<img title=<img src=b>", ["b"]),
+        ("<svg><style/><img src=b></svg>", ["b"]),
+        ("<svg><![CDATA[ <img src=a> ]]></svg><img src=b>", ["b"]),
+        ("<table><img src=a><tr><td><img src=b></table>", ["a", "b"]),
+        ("<picture><source srcset=x><img src=a></picture>", ["a"]),
+        ("<image src=a><imgs src=b><my-img src=c>", []),
+        ('<base href="https://example.org/x/"><img src=a>', ["https://example.org/x/a"]),
+        ('<base href="pics/"><img src="a.jpg">', ["pics/a.jpg"]),
+        ('<img src="a&amp;b&#x2e;jpg">', ["a&b.jpg"]),
+        ("<img src='http://[oops/a.jpg'>", ["http://[oops/a.jpg"]),
+        ("<img", []),
+        ("", []),
+    ],
+)
+def test_images_without_alt_text(html, expected):
+    assert sources(html) == expected
+    page = html.encode()
+    drafts = {image: f"Draft {n}" for n, image in enumerate(images(page))}
+    new = insert_drafts(page, drafts)
+    assert re.sub(rb' alt="Draft \d+" data-alt-draft=""', b"", new) == page
+    assert sources(new) == [] and new.count(b"data-alt-draft") == len(expected)
+
+
+PAGE = "<p title=x>Grüße\r\n<IMG  src='bäume.jpg'>\n\r<img alt=\"\" src=a.jpg >\x00</P>"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+def test_everything_else_stays_byte_by_byte(encoding):
+    page = PAGE.encode(encoding)
+    (image,) = find_images(page)
+    assert image.source == "bäume.jpg" and image.line == 2
+    new = insert_drafts(page, {image: "Trees & \"more\" – <b>'x'"})
+    draft = ' alt="Trees &amp; &quot;more&quot; &#8211; &lt;b&gt;&#x27;x&#x27;" data-alt-draft=""'
+    assert new == PAGE.replace("<IMG", f"<IMG{draft}").encode(encoding)
+
+
+def test_declared_encoding():
+    page = '<meta charset="shift_jis"><img src="写真.jpg">'
+    assert sources(page.encode("shift_jis")) == ["写真.jpg"]
+    assert sources(b'<meta charset="no-such"><img src="\xe4.jpg">') == ["ä.jpg"]
+
+
+def test_lines():
+    page = b"\n" * 7 + b"<img src=a> <img src=b>\r\n<img src=c>"
+    assert [image.line for image in find_images(page)] == [8, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("a.jpg", "a.jpg"),
+        ("../pics/my%20dog.jpg?v=2#top", "../pics/my dog.jpg"),
+        ("/images/a.jpg", "images/a.jpg"),
+        ("https://example.org/a.jpg", None),
+        ("//example.org/a.jpg", None),
+        ("data:image/png;base64,AAAA", None),
+        ("file:///a.jpg", None),
+        ("http://[oops/a.jpg", None),
+        ("?x", None),
+        ("", None),
+    ],
+)
+def test_local_path(source, path):
+    assert local_path(Image(0, 1, source)) == path
+
+
+def test_pages_that_are_refused():
+    with pytest.raises(HtmlError, match="4 MB"):
+        find_images(b"x" * 4_000_001)
+    with pytest.raises(HtmlError, match="UTF-16"):
+        find_images(b"\xff\xfe<")
+
+
+@pytest.mark.slow
+def test_a_hostile_page_is_refused_in_time():
+    """Slow because it takes all of the five seconds that it may."""
+    with pytest.raises(HtmlError, match="too long"):
+        find_images(b"<div>" * 400_000)
+
+
+def test_a_page_of_many_images():
+    page = b"<p><img src=a><b>hello</b>\n" * 20_000
+    assert [image.line for image in find_images(page)] == list(range(1, 20_001))

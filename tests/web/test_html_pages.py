@@ -1,0 +1,170 @@
+"""A web page comes back with drafts of the alt texts that it lacks."""
+
+import base64
+import io
+import re
+import zipfile
+
+import pytest
+from helpers import Brightness, broken, photo, picture
+
+from captioning.html_alt import HtmlError
+from captioning.site import read_site
+from web.pages import sentence
+
+PAGE = (
+    b"<title>\xe4</title>\r\n<img src='pics/dog.png'><img src=pics/dog.png alt=''>\n"
+    b"<img src=https://example.org/a.jpg><img src=notes.jpg><img src=absent.jpg><img>"
+)
+PROBLEMS = [
+    "It is no file of this site. Write its text by hand.",
+    "This is not a photo that we can read.",
+    "Its file was not sent. Send it too.",
+    "It has no address.",
+]
+
+
+@pytest.fixture
+def send(client):
+    """Send files to the page; gives the answer."""
+    return lambda *files, **headers: client.post("/html", data={"file": list(files)}, headers=headers)
+
+
+def saved(response) -> tuple[str, bytes]:
+    """The name and the content of the file behind the link."""
+    link, name = re.search(
+        r'href="data:application/octet-stream;base64,([^"]+)" download="([^"]+)"', response.text
+    ).groups()
+    return name, base64.b64decode(link)
+
+
+def archive(files: dict) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as target:
+        for name, data in files.items():
+            target.writestr(name, data)
+    return file.getvalue()
+
+
+def draft(expected, data=None) -> bytes:
+    return f'<img alt="{sentence(expected(data).text)}" data-alt-draft=""'.encode()
+
+
+def test_form(client):
+    page = client.get("/html").text
+    assert 'enctype="multipart/form-data"' in page and "<script" not in page
+    assert '<a href="/html" aria-current="page">Web page</a>' in page
+    assert '<a href="/html">Web page</a>' in client.get("/").text
+
+
+def test_page_and_its_pictures(send, expected):
+    response = send(photo(PAGE, "index.html"), photo(name="dog.png"), broken())
+    assert response.status_code == 200
+    name, new = saved(response)
+    assert name == "index.html"
+    assert new == PAGE.replace(b"<img src='", draft(expected) + b" src='")
+    assert "Drafts to check: 1. Images that need a person: 4." in response.text
+    assert sentence(expected().text) in response.text
+    for problem in PROBLEMS:
+        assert problem in response.text
+    assert "https://example.org/a.jpg" in response.text and response.text.count("data:image/jpeg") == 1
+
+
+def test_zip_of_a_site(send, expected):
+    files = {
+        "site/index.html": b"<img src=pics/a.png><img src='/pics/b.png'>",
+        "site/about/me.htm": b"<img src=../pics/b.png><img src=b.png>",
+        "site/done.html": b"<img src=x alt=y>",
+        "site/pics/a.png": picture(),
+        "site/pics/b.png": picture(1),
+        "__MACOSX/site/._index.html": b"<img>",
+    }
+    response = send(photo(archive(files), "site.zip"))
+    name, data = saved(response)
+    assert name == "pages.zip"
+    pages = zipfile.ZipFile(io.BytesIO(data))
+    first, second = draft(expected), draft(expected, picture(1))
+    assert {name: pages.read(name) for name in pages.namelist()} == {
+        "site/index.html": first + b" src=pics/a.png>" + second + b" src='/pics/b.png'>",
+        "site/about/me.htm": second + b" src=../pics/b.png><img src=b.png>",
+        "site/done.html": b"<img src=x alt=y>",
+    }
+    assert "Drafts to check: 3. Images that need a person: 1." in response.text
+
+
+def test_more_pictures_than_at_a_time(app, send):
+    app.config["MAX_PHOTOS"] = 1
+    files = [photo(picture(n), f"{n}.png") for n in range(2)]
+    response = send(photo(b"<img src=0.png><img src=1.png><img src=0.png>", "a.html"), *files)
+    assert "Only 1 pictures are done at a time" in response.text
+    assert saved(response)[1].count(b"data-alt-draft") == 2
+
+
+def test_nothing_to_do(send):
+    response = send(photo(b"<img src=a alt=b>", "a.html"))
+    assert "Drafts to check: 0. Images that need a person: 0." in response.text and "download=" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "message"),
+    [
+        ([], 400, "No file was chosen"),
+        ([("dog.png", b"x")], 422, "There is no HTML file"),
+        ([("a.zip", b"x")], 422, "The ZIP file is damaged"),
+        ([("a.zip", archive({"a.txt": b""}))], 422, "There is no HTML file"),
+        ([("a.zip", archive({"a.html": b"<p>" * 9})[:40] + b"\0" + archive({"a.html": b""})[41:])], 422, "damaged"),
+        ([("a.zip", archive({})), ("b.zip", archive({}))], 422, "one ZIP file at a time"),
+        ([("a.html", b"\xff\xfe<")], 422, "UTF-16"),
+        ([("a.html", b" " * 4_000_001)], 422, "more than 4 MB"),
+        ([("a.zip", archive({"a.html": b"<img src=a>", "a": bytes(2**26)}))], 422, "more than 64 MB"),
+    ],
+)
+def test_uploads_that_are_refused(small_app, files, status, message):
+    data = {"file": [photo(data, name) for name, data in files]}
+    response = small_app.test_client().post("/html", data=data)
+    assert response.status_code == status
+    assert message in re.search(r'class="problem" role="alert">([^<]+)', response.text)[1]
+
+
+def test_large_pages_come_as_a_zip(small_app):
+    page = b"<img src=a.png>" + b"<p>hello\n" * 200_000
+    data = {"file": [photo(page, "a.html"), photo(name="a.png")]}
+    name, new = saved(small_app.test_client().post("/html", data=data))
+    assert name == "pages.zip" and len(zipfile.ZipFile(io.BytesIO(new)).read("a.html")) > len(page)
+
+
+def test_report_is_translated_and_escaped(send):
+    page = b"<img src='<script>alert(1)</script>.jpg'>"
+    response = send(photo(page, "<b>.html"), **{"Accept-Language": "de"})
+    assert "Seine Datei fehlt." in response.text
+    assert "<script>alert" not in response.text and "<b>.html" not in response.text
+
+
+def test_model_without_a_caption(make_app, monkeypatch):
+    monkeypatch.setattr(Brightness, "caption_batch", silent(Brightness.caption_batch))
+    data = {"file": [photo(b"<img src=a.png>", "a.html"), photo(name="a.png")]}
+    response = make_app().test_client().post("/html", data=data)
+    assert "The model found no caption for this photo." in response.text
+
+
+def silent(caption_batch):
+    def without_text(*arguments, **options):
+        captions = caption_batch(*arguments, **options)
+        for caption in captions:
+            caption.text = ""
+        return captions
+
+    return without_text
+
+
+def test_site_outside_of_its_folder():
+    page = b"<img src=../../../etc/passwd><img src=/etc/passwd>"
+    site = read_site([("site.zip", archive({"a/index.html": page, "../../etc/passwd": b"x"}))])
+    assert [missing.file for missing in site.pages[0].images] == ["../../etc/passwd", None]  # a name in the archive
+
+
+@pytest.mark.slow
+def test_a_hostile_site_is_refused_in_time():
+    """Slow because it takes all of the ten seconds that it may."""
+    with pytest.raises(HtmlError, match="too long"):
+        read_site([("a.html", b"<div>" * 400_000)])

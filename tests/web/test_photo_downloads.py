@@ -1,0 +1,68 @@
+"""Photos come back in a ZIP file, with the texts in their metadata."""
+
+import io
+import zipfile
+
+import pytest
+from helpers import photo, picture
+
+from captioning.metadata import embed, sidecar
+from web.photo_downloads import downloads, unused_name
+
+
+def post(app, *photos):
+    """Send (name, bytes, text) of each photo."""
+    data = {"image": [photo(data, name) for name, data, _ in photos], "text": [text for _, _, text in photos]}
+    return app.test_client().post("/photos.zip", data=data, content_type="multipart/form-data")
+
+
+def test_texts_are_in_the_photos(small_app):
+    jpeg = embed(picture(format="JPEG"), "An older text.")[0]
+    png, gif = picture(1), picture(format="GIF")
+    response = post(
+        small_app,
+        ("a.jpg", jpeg, "A dög\r\nruns."),
+        ("a.jpg", jpeg, ""),
+        ("../b.png", png, "Ä"),
+        ("c.gif", gif, "A cat."),
+        ("notes.txt", b"no photo", "Notes."),
+    )
+    assert response.status_code == 200 and response.mimetype == "application/zip"
+    assert response.headers["Content-Disposition"] == 'attachment; filename="photos.zip"'
+    archive = zipfile.ZipFile(io.BytesIO(response.data))
+    assert archive.testzip() is None
+    assert {name: archive.read(name) for name in archive.namelist()} == {
+        "a.jpg": embed(jpeg, "A dög runs.", overwrite=True)[0],
+        "a (2).jpg": jpeg,
+        "b.png": embed(png, "Ä")[0],
+        "c.gif": gif,
+        "c.gif.xmp": sidecar(None, "A cat.")[0],
+        "notes.txt": b"no photo",
+        "notes.txt.xmp": sidecar(None, "Notes.")[0],
+    }
+
+
+@pytest.mark.parametrize("texts", [[], ["a", "b"]])
+def test_other_numbers_of_texts_than_of_photos(small_app, texts):
+    response = small_app.test_client().post("/photos.zip", data={"image": [photo()], "text": texts})
+    assert response.status_code == 400 and "as many texts" in response.text
+
+
+def test_too_many(small_app):
+    small_app.config["MAX_PHOTOS"] = 1
+    assert post(small_app, ("a", b"x", ""), ("b", b"x", "")).status_code == 400
+    for _ in range(4):
+        downloads.acquire()
+    try:
+        assert post(small_app, ("a", b"x", "")).status_code == 503
+    finally:
+        downloads.release(4)
+    assert post(small_app, ("a", b"x", "")).status_code == 200
+
+
+def test_names():
+    taken = set()
+    names = ["a.jpg", "A.JPG", "x/a.jpg", "..\\b", "..", "", "a (2).jpg"]
+    assert [unused_name(name, taken) for name in names] == [
+        "a.jpg", "A (2).JPG", "a (3).jpg", "b", "photo", "photo (2)", "a (2) (2).jpg",
+    ]  # fmt: skip

@@ -1,0 +1,134 @@
+"""The page "Web page": takes HTML files and their pictures, and gives them back with drafts of alt texts."""
+
+import base64
+import io
+import threading
+import zipfile
+from concurrent.futures import Future
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from flask import abort, current_app, render_template, request
+from flask_babel import gettext as _
+from flask_openapi import OpenAPI
+from werkzeug.datastructures import FileStorage
+
+from captioning.generator import Caption
+from captioning.html_alt import HtmlError, insert_drafts, local_path
+from captioning.image_workers import Photo
+from captioning.images import ImageError
+from captioning.site import Missing, Site, read_site
+from captioning.text import sentence
+from web.uploads import Options, enqueue, refuse_busy, wait
+
+THUMBNAIL = 160  # pixels of the longer side
+MAX_LINK = (
+    1_400_000  # bytes of a file that a link holds; browsers refuse to save links of more than two million letters
+)
+reading = threading.Semaphore(2)  # limits how many uploads are unpacked at a time
+
+
+class Row(NamedTuple):
+    """An image without alt text, as the page lists it: with a draft, or with the reason why it has none."""
+
+    line: int
+    source: str
+    draft: str = ""
+    thumbnail: str = ""
+    problem: str = ""
+
+
+def add_html_page(app: OpenAPI) -> None:
+    app.get("/html", doc_ui=False)(html_form)
+    app.post("/html", doc_ui=False)(draft_site)
+
+
+def html_form() -> str:
+    return render_template("html.html")
+
+
+def draft_site() -> str | tuple[str, int]:
+    """Answers with a report and, in a link, the new file. So the server stores nothing, and no script is needed."""
+    uploads = [(file.filename, file.stream.read()) for file in request.files.getlist("file") if file.filename]
+    if not uploads:
+        abort(400, _("No file was chosen. Choose an HTML file and its pictures, or a ZIP file."))
+    if not reading.acquire(blocking=False):
+        refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
+    try:
+        site = read_site(uploads)
+    except HtmlError as error:
+        return render_template("html.html", error=_(str(error))), 422
+    finally:
+        reading.release()
+    found = caption_files(site)
+    reports, changed = [], {}
+    for page in site.pages:
+        rows = [(missing, describe(missing, found)) for missing in page.images]
+        changed[page.name] = insert_drafts(page.content, {one.image: row.draft for one, row in rows if row.draft})
+        reports.append((page.name, [row for _missing, row in rows]))
+    name, file = pack(changed)
+    if len(file) > MAX_LINK:
+        return render_template(
+            "html.html", error=_("The pages are too large. Send fewer, or use the command line.")
+        ), 413
+    return render_template(
+        "html.html",
+        reports=reports,
+        drafts=sum(bool(row.draft) for _name, rows in reports for row in rows),
+        left=sum(not row.draft for _name, rows in reports for row in rows),
+        name=name,
+        link="data:application/octet-stream;base64," + base64.b64encode(file).decode(),
+    )
+
+
+def caption_files(site: Site) -> dict[str, tuple[str, str] | str]:
+    """For the first MAX_PHOTOS files: draft and thumbnail, or the reason why there is none."""
+    queued: dict[str, tuple[Photo, Future[Caption]] | str] = {}
+    for name, data in list(site.files.items())[: current_app.config["MAX_PHOTOS"]]:
+        try:
+            queued[name] = enqueue(FileStorage(io.BytesIO(data), name), Options(), THUMBNAIL)
+        except ImageError as error:
+            queued[name] = _(str(error))
+    found: dict[str, tuple[str, str] | str] = {}
+    for name, entry in queued.items():
+        if isinstance(entry, str):
+            found[name] = entry
+            continue
+        photo, answer = entry
+        assert photo.preview  # of the requested size
+        thumbnail = "data:image/jpeg;base64," + base64.b64encode(photo.preview.jpeg).decode()
+        text = sentence(wait(answer).text)
+        found[name] = (text, thumbnail) if text else _("The model found no caption for this photo.")
+    return found
+
+
+def describe(missing: Missing, found: dict[str, tuple[str, str] | str]) -> Row:
+    image, file = missing
+    row = Row(image.line, image.source)
+    if file is None:
+        if not image.source:
+            return row._replace(problem=_("It has no address."))
+        if local_path(image) is None:
+            return row._replace(problem=_("It is no file of this site. Write its text by hand."))
+        return row._replace(problem=_("Its file was not sent. Send it too."))
+    entry = found.get(file)
+    if entry is None:
+        most = current_app.config["MAX_PHOTOS"]
+        problem = _("Only %(most)s pictures are done at a time. Send the new file again for the next ones.", most=most)
+        return row._replace(problem=problem)
+    if isinstance(entry, str):
+        return row._replace(problem=entry)
+    return row._replace(draft=entry[0], thumbnail=entry[1])
+
+
+def pack(pages: dict[str, bytes]) -> tuple[str, bytes]:
+    """The name and the bytes of the file to save: the page, or a ZIP file of several pages or of a large one."""
+    if len(pages) == 1:
+        ((name, content),) = pages.items()
+        if len(content) <= MAX_LINK:
+            return PurePosixPath(name).name, content
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in pages.items():
+            archive.writestr(name, content)
+    return "pages.zip", target.getvalue()

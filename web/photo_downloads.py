@@ -1,0 +1,61 @@
+"""The photos of the page with their texts written into them, as a ZIP file. Nothing is stored."""
+
+import io
+import threading
+import zipfile
+from pathlib import PurePosixPath
+
+from flask import Response, abort, request
+from flask_babel import gettext as _
+from flask_openapi import OpenAPI
+
+from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
+from web.uploads import refuse_busy, several_uploads
+
+downloads = threading.Semaphore(4)  # limits how many ZIP files are made at a time
+
+
+def add_photo_downloads(app: OpenAPI) -> None:
+    app.post("/photos.zip", doc_ui=False)(photos_zip)
+
+
+def photos_zip() -> Response:
+    """The files of the field `image` as a ZIP file, with the texts of the field `text`, which come in the same order.
+
+    A photo whose format has no place for a text comes with a sidecar file; a photo with an empty text stays as it is.
+    """
+    files, texts = several_uploads(), request.form.getlist("text")
+    if not files or len(files) != len(texts):
+        abort(400, _("Send photos and as many texts."))
+    if not downloads.acquire(blocking=False):
+        refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
+    target, taken = io.BytesIO(), set[str]()
+    writer = WorkerProcess("captioning.metadata", cpu_seconds=5, wall_seconds=20, memory=10**9)
+    try:
+        writer.start()
+        with zipfile.ZipFile(target, "w") as archive:  # photos are compressed already
+            for file, text in zip(files, texts, strict=True):
+                name = unused_name(file.filename or "", taken)
+                writer.send((file.stream.read(), text))
+                photo, sidecar = writer.receive()
+                archive.writestr(name, photo)
+                if sidecar:
+                    archive.writestr(f"{name}.xmp", sidecar)
+    except (OutOfTime, ProcessLost):
+        abort(422, _("The text cannot be written into %(name)s. Remove this photo and try again.", name=name))
+    finally:
+        writer.stop()
+        downloads.release()
+    headers = {"Content-Disposition": 'attachment; filename="photos.zip"'}
+    return Response(target.getvalue(), mimetype="application/zip", headers=headers)
+
+
+def unused_name(name: str, taken: set[str]) -> str:
+    """The file's name without folders, and with a number if it is in `taken`, to which it is added."""
+    path = PurePosixPath(name.replace("\\", "/").rsplit("/", 1)[-1].strip(". ") or "photo")
+    number, unused = 1, path.name
+    while unused.lower() in taken:
+        number += 1
+        unused = f"{path.stem} ({number}){path.suffix}"
+    taken.add(unused.lower())
+    return unused
