@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 from werkzeug.datastructures import FileStorage
 
 from captioning.images import resize_image
@@ -29,6 +29,14 @@ def picture(seed: int = 0, size: tuple[int, int] = (120, 90), format: str = "PNG
     file = io.BytesIO()
     Image.fromarray(noise).resize(size).save(file, format, **options)
     return file.getvalue()
+
+
+def swapped_profile() -> bytes:
+    """An ICC profile that takes red for blue."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for one, other in ((b"rXYZ", b"bXYZ"), (b"rTRC", b"bTRC")):
+        profile = profile.replace(one, b"????").replace(other, one).replace(b"????", other)
+    return profile.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
 
 
 def photo(data: bytes | None = None, name: str = "photo.png", type: str | None = None) -> FileStorage:

@@ -7,6 +7,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browsing import BROKEN, PHONE, picture, upload
 from playwright.sync_api import expect
+from test_html import draft
 from test_page import describe, hold
 
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
@@ -39,6 +40,20 @@ def error_page(page):
     page.goto(page.url + "nowhere")
 
 
+def site_form(page):
+    page.get_by_role("link", name="Web page").click()
+
+
+def site_report(page):
+    draft(page, "<img src=one.png><img src=https://example.org/a.jpg><img>", upload("one.png", picture(1)))
+
+
+def site_error(page):
+    site_form(page)
+    page.set_input_files("#site", [upload("one.png")])
+    page.get_by_role("button", name="Get drafts").click()
+
+
 def many(page):
     describe(page, *[upload(f"{n}.png", picture(n)) for n in range(5)], BROKEN)
 
@@ -46,7 +61,7 @@ def many(page):
 @pytest.mark.parametrize(
     "look", [{"color_scheme": "light"}, {"color_scheme": "dark", **PHONE}], ids=["desktop", "dark phone"]
 )
-@pytest.mark.parametrize("state", [empty, working, result, error, error_page, many])
+@pytest.mark.parametrize("state", [empty, working, result, error, error_page, many, site_form, site_report, site_error])
 def test_axe_finds_nothing(visit, shoot, state, look):
     page = visit(reduced_motion="reduce", **look)
     state(page)
@@ -60,14 +75,14 @@ def test_keyboard_alone_reaches_everything_and_shows_where_it_is(visit):
     describe(page)
     reached = []
     page.locator("body").evaluate("() => scrollTo(0, 0)")
-    for _ in range(14):
+    for _ in range(16):
         page.keyboard.press("Tab")
         focused = page.locator(":focus")
         reached.append(focused.evaluate("e => e.id || e.className || e.localName"))
         ring = focused if reached[-1] != "photos" else page.locator("label[for=photos]")
         assert ring.evaluate("e => getComputedStyle(e).outlineStyle") != "none"
     assert reached == [
-        "brand", "photos", "summary", "plain", "plain", "plain", "clear", "button", "summary",
+        "brand", "a", "photos", "summary", "plain", "plain", "plain", "zip", "clear", "button", "summary",
         "textarea", "plain copy", "plain copy-alt", "plain strip", "plain remove",
     ]  # fmt: skip
 

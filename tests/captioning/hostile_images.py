@@ -1,7 +1,7 @@
 """Pictures made to hurt whoever opens them: small to send, dear to open.
 
 `QUICK` and `SLOW` map a name to a function that makes the file's bytes, at most 28 MB of them. The slow ones take more
-than a second to open or to refuse. `LARGE` are good pictures of 49 million pixels. Each is made in two seconds at most.
+than a second to open or to refuse. `LARGE` are good pictures of 49 million pixels. Each is made in six seconds at most.
 """
 
 import functools
@@ -12,7 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from helpers import swapped_profile
 from PIL import Image
+from pillow_heif import register_heif_opener
+
+register_heif_opener()  # so that Pillow writes HEIC
+SWAPPED = swapped_profile()
 
 SIDE = 7000  # of large pictures: 49 million pixels, which is allowed
 MEBIBYTE = 2**20
@@ -179,31 +184,31 @@ def webp_frames(count: int, side: int) -> bytes:
     return riff(canvas(side, side, flags=2), (b"ANIM", bytes(6)), *[(b"ANMF", frame)] * count)
 
 
-# AVIF
+# AVIF and HEIC
 
 
 def box(kind: bytes, body: bytes = b"", size: int | None = None) -> bytes:
     return struct.pack(">I", len(body) + 8 if size is None else size) + kind + body
 
 
-def avif_with(extra: bytes) -> bytes:
-    """A good AVIF with more boxes after the first, which moves the pixels away from where its index says they are."""
-    good = small("AVIF")
+def avif_with(extra: bytes, format: str = "AVIF") -> bytes:
+    """A good file with more boxes after the first, which moves the pixels away from where its index says they are."""
+    good = small(format)
     length = int.from_bytes(good[:4], "big")
     return good[:length] + extra + good[length:]
 
 
-def avif_of_size(width: int, height: int) -> bytes:
-    good = small("AVIF")
+def avif_of_size(width: int, height: int, format: str = "AVIF") -> bytes:
+    good = small(format)
     place = good.index(b"ispe") + 8
     return good[:place] + struct.pack(">II", width, height) + good[place + 8 :]
 
 
-def avif_nested(depth: int) -> bytes:
+def avif_nested(depth: int, kind: bytes = b"avif") -> bytes:
     nested = b""
     for _ in range(depth):
         nested = box(b"meta", bytes(4) + nested)
-    return box(b"ftyp", b"avif" + bytes(4) + b"avifmif1") + nested
+    return box(b"ftyp", kind + bytes(4) + kind + b"mif1") + nested
 
 
 QUICK: dict[str, Callable[[], bytes]] = {
@@ -260,6 +265,11 @@ QUICK: dict[str, Callable[[], bytes]] = {
     "AVIF of a million boxes": lambda: avif_with(box(b"free") * 1_000_000),
     "AVIF with a box of 4 GB": lambda: avif_with(box(b"free", size=2**32 - 1)),
     "AVIF of 1,000 boxes within each other": lambda: avif_nested(1_000),
+    "HEIC of 2^31 x 2^31": lambda: avif_of_size(2**31 - 1, 2**31 - 1, "HEIF"),
+    "HEIC of 7,000 x 7,000 and no data": lambda: avif_of_size(SIDE, SIDE, "HEIF"),
+    "HEIC of a million boxes": lambda: avif_with(box(b"free") * 1_000_000, "HEIF"),
+    "HEIC with a box of 4 GB": lambda: avif_with(box(b"free", size=2**32 - 1), "HEIF"),
+    "HEIC of 1,000 boxes within each other": lambda: avif_nested(1_000, b"heic"),
 }  # fmt: skip
 
 SLOW: dict[str, Callable[[], bytes]] = {
@@ -298,4 +308,7 @@ LARGE: dict[str, Callable[[], bytes]] = {
     "lossless WebP, turned": lambda: encoded(large("RGBA"), "WEBP", lossless=True, quality=0, method=0, exif=turned()),
     "WebP": lambda: encoded(large("RGB"), "WEBP", method=0),
     "AVIF, turned": lambda: encoded(large("RGB"), "AVIF", speed=10, exif=turned()),
+    "HEIC, turned": lambda: encoded(large("RGB"), "HEIF", exif=turned().tobytes(), enc_params={"preset": "ultrafast"}),
+    "RGBA PNG with colour profile": lambda: encoded(large("RGBA"), "PNG", compress_level=1, icc_profile=SWAPPED),
+    "CMYK JPEG with colour profile": lambda: encoded(large("CMYK"), "JPEG", icc_profile=SWAPPED),
 }

@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+from helpers import swapped_profile
 from PIL import Image, ImageCms
 from pillow_heif import register_heif_opener
 
@@ -77,14 +78,6 @@ def test_damaged_camera_data_is_ignored():
     assert is_close(read_image(encoded(picture(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")), picture())
 
 
-def swapped_profile() -> bytes:
-    """An ICC profile that takes red for blue."""
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    for one, other in ((b"rXYZ", b"bXYZ"), (b"rTRC", b"bTRC")):
-        profile = profile.replace(one, b"????").replace(other, one).replace(b"????", other)
-    return profile.replace("sRGB".encode("utf-16-be"), "swap".encode("utf-16-be"))
-
-
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "HEIF"])
 def test_colour_profile(format):
     red, green, blue = picture().split()
@@ -92,6 +85,18 @@ def test_colour_profile(format):
     assert is_close(read_image(encoded(stored, format, icc_profile=swapped_profile())), picture())
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert np.array_equal(read_image(encoded(stored, format, icc_profile=srgb)), read_image(encoded(stored, format)))
+
+
+def test_colour_profile_of_a_large_photo_that_is_turned():
+    red, green, blue = picture((600, 400)).transpose(Image.Transpose.ROTATE_90).split()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.merge("RGB", (blue, green, red))
+    for format in ("JPEG", "PNG", "TIFF"):
+        data = encoded(stored, format, icc_profile=swapped_profile(), exif=exif.tobytes())
+        small = read_image(data, min_size=(50, 50))
+        assert small.shape == (100, 150, 3) and is_close(small, picture((150, 100)))
+        assert open_photo(data, min_size=(50, 50)).info["original_size"] == (600, 400)
 
 
 def test_damaged_colour_profile_is_ignored():
