@@ -12,7 +12,7 @@ from flask import Flask
 from flask_openapi import OpenAPI
 
 from captioning.generator import CaptionGenerator
-from web import api, errors, language, metrics, model, pages, security, server, settings, tracing, uploads
+from web import api, errors, language, metrics, model, pages, security, server, settings, tracing, uploads, videos
 from web.schemas import Problem
 
 ROOT = Path(__file__).parent
@@ -38,7 +38,7 @@ def create_app(config: dict | None = None, generator: CaptionGenerator | None = 
         validation_error_callback=api.refuse,
     )
     app.openapi_version = "3.1.0"
-    app.request_class = uploads.InMemoryRequest
+    app.request_class = uploads.UploadRequest
     settings.load_settings(app.config, ROOT)
     app.config.update(config or {})
 
@@ -51,6 +51,7 @@ def create_app(config: dict | None = None, generator: CaptionGenerator | None = 
     language.add_languages(app)
     pages.add_page(app)
     api.add_api(app)
+    videos.add_videos(app)
     errors.add_error_pages(app)
     security.add_headers(app)
     security.allow_origins(app)

@@ -1,6 +1,6 @@
 """Reads a clip in a process of its own, so that a hostile clip costs this process and not the server."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import BinaryIO
 
 from captioning.video import (
@@ -23,7 +23,7 @@ def read_shots_safely(
     cpu_seconds: float | None = None,
     wall_seconds: float = 30,
     memory: int = 10**9,
-) -> Iterator[Shot | Progress]:
+) -> Generator[Shot | Progress, None, None]:
     """As `captioning.video.read_shots`, within limits. The process ends with the iterator.
 
     Args:

@@ -5,7 +5,7 @@ from flask_babel import gettext as _
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from web.uploads import Options
+from web.uploads import VIDEOS, Options
 
 API_PATHS = {"api", "health", "metrics", "model", "openapi.json", "ready"}  # their errors are JSON
 
@@ -24,6 +24,9 @@ def show_error(error: HTTPException) -> Response:
         429: _("You have sent too many photos in a short time. Please wait a minute and try again."),
         500: _("Something went wrong on our side, not with your photo. Please try again."),
     }  # fmt: skip
+    if request.path == VIDEOS:
+        megabytes = current_app.config["VIDEO_BYTES"] // 2**20
+        messages[413] = _("The clip has more than %(megabytes)s MB. Cut it or save it smaller.", megabytes=megabytes)
     is_specific = error.description != type(error).description and error.code != 429  # set where it was raised
     message = error.description if is_specific else messages.get(error.code or 500, error.description)
     response = error.get_response()  # with its headers, such as Allow

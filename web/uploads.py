@@ -1,6 +1,7 @@
 """From an upload to its caption, for the page and the API."""
 
 import io
+import tempfile
 import time
 from concurrent.futures import CancelledError, Future
 from typing import IO, Any, NoReturn
@@ -17,14 +18,24 @@ from captioning.image_workers import Photo
 from captioning.images import ImageError
 from web.tracing import span
 
+VIDEOS = "/api/videos"
 IMAGE_STATUS = {"unsupported": 415, "damaged": 422, "too large": 413}
 
 
-class InMemoryRequest(Request):
-    """A request whose uploads stay in memory (Werkzeug writes large ones to disk), within MAX_CONTENT_LENGTH."""
+class UploadRequest(Request):
+    """A request whose photos stay in memory (Werkzeug writes large ones to disk), within MAX_CONTENT_LENGTH.
+
+    A clip is written to a file without a name, which the system removes when it is closed, even if this process is
+    killed.
+    """
 
     def _get_file_stream(self, *args: Any, **kwargs: Any) -> IO[bytes]:
-        return io.BytesIO()
+        if self.path != VIDEOS:
+            return io.BytesIO()
+        try:
+            return tempfile.TemporaryFile()
+        except OSError:  # a container without a writable folder
+            refuse_busy("no disk", _("This server has no disk space for clips. Tell its operator."))
 
 
 class Options(BaseModel):
