@@ -40,8 +40,8 @@ def test_every_text_is_translated():
     folder = ROOT / "translations" / "de" / "LC_MESSAGES"
     with open(folder / "messages.po", "rb") as po, open(folder / "messages.mo", "rb") as mo:
         written, compiled = read_po(po), read_mo(mo)
-    keywords = DEFAULT_KEYWORDS | {"lazy_gettext": None, "ImageError": None}
-    methods = [("captioning/images.py", "python"), ("templates/*.html", "jinja2"), ("web/*.py", "python")]
+    keywords = DEFAULT_KEYWORDS | {"lazy_gettext": None, "ImageError": None, "VideoError": None}
+    methods = [("captioning/images.py", "python"), ("captioning/video.py", "python"), ("templates/*.html", "jinja2"), ("web/*.py", "python")]
 
     def has_texts(folder: str) -> bool:
         return Path(folder).name in {"captioning", "templates", "web"}
