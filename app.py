@@ -26,6 +26,7 @@ from web import (
     settings,
     tracing,
     uploads,
+    videos,
 )
 from web.schemas import Problem
 
@@ -52,7 +53,7 @@ def create_app(config: dict | None = None, generator: CaptionGenerator | None = 
         validation_error_callback=api.refuse,
     )
     app.openapi_version = "3.1.0"
-    app.request_class = uploads.InMemoryRequest
+    app.request_class = uploads.UploadRequest
     settings.load_settings(app.config, ROOT)
     app.config.update(config or {})
 
@@ -67,6 +68,7 @@ def create_app(config: dict | None = None, generator: CaptionGenerator | None = 
     html_pages.add_html_page(app)
     photo_downloads.add_photo_downloads(app)
     api.add_api(app)
+    videos.add_videos(app)
     errors.add_error_pages(app)
     security.add_headers(app)
     security.allow_origins(app)

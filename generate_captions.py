@@ -1,6 +1,7 @@
-"""Caption photos from Python or from the command line.
+"""Caption photos, or a clip, from Python or from the command line.
 
 python generate_captions.py photo.jpg holiday/ --format csv --output captions.csv
+python generate_captions.py clip.mp4 --format vtt --output clip.vtt
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.artifacts import ArtifactError
+from captioning.descriptions import Segment, make_segments, to_srt, to_vtt
 from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, Caption, CaptionGenerator
 from captioning.html_alt import HtmlError, find_images, insert_drafts, local_path
 from captioning.image_workers import ImageWorkers, Photo
@@ -27,10 +29,15 @@ from captioning.images import SUFFIXES, ImageError
 from captioning.litert import CPU_COUNT
 from captioning.metadata import MetadataError, write_metadata
 from captioning.text import sentence
+from captioning.video import SUFFIXES as CLIP_SUFFIXES
+from captioning.video import VideoError
+from captioning.video_worker import Shot, read_shots_safely
 
 __all__ = ["Caption", "CaptionGenerator"]
 
 CHUNK = 8 * CPU_COUNT * SEARCH_BATCH  # photos that are read in advance
+
+CLIP_ONLY = ("vtt", "srt")  # formats
 
 Result = tuple[Path, Caption | None, str | None]  # the last is the error, if there is no caption
 Reading = list[tuple[Path, Future[Photo]]]
@@ -72,6 +79,39 @@ def caption_files(
         yield from caption(reading)
         reading = following
     yield from caption(reading)
+
+
+def caption_clip(generator: CaptionGenerator, path: Path, **options: Any) -> list[Segment]:
+    """As `CaptionGenerator.caption_video`, but a process with limits reads the clip; with progress on standard error.
+
+    Raises:
+        VideoError: the clip cannot be read.
+    """
+    shots = []
+    try:
+        with (
+            path.open("rb") as file,
+            tqdm(unit="s", file=sys.stderr, bar_format="{l_bar}{bar}| {n:.0f} s of the clip [{elapsed}]") as bar,
+        ):
+            for part in read_shots_safely(file, generator.config["image_size"], threads=min(CPU_COUNT, 4)):
+                if isinstance(part, Shot):
+                    shots.append(part)
+                else:
+                    bar.total = part.total
+                    bar.update(part.seconds - bar.n)
+    except OSError as error:
+        raise VideoError(f"The file cannot be opened ({error.strerror}). Check its path and permissions.") from None
+    return make_segments(shots, generator.caption_batch([shot.image for shot in shots], **options))
+
+
+def write_segments(segments: Sequence[Segment], path: Path, kind: str, output: IO[str]) -> None:
+    """Write the captions of a clip as vtt, srt or json."""
+    if kind == "json":
+        row = {"video": str(path), "segments": [segment.to_dict() for segment in segments]}
+        json.dump(row, output, indent=2, ensure_ascii=False)
+        output.write("\n")
+    else:
+        output.write(to_vtt(segments) if kind == "vtt" else to_srt(segments))
 
 
 def write_captions(results: Iterable[Result], kind: str, output: IO[str]) -> None:
@@ -162,16 +202,64 @@ def draft_page(options: argparse.Namespace) -> int:
     return 1 if left else 0
 
 
+def caption_photos(options: argparse.Namespace, photos: Sequence[Path]) -> int:
+    """Caption photos; returns the exit code: 1 if some failed."""
+    failed = 0
+
+    def with_progress(results: Iterator[Result]) -> Iterator[Result]:
+        nonlocal failed
+        for result in tqdm(results, total=len(photos), unit="photo", file=sys.stderr):
+            path, caption, error = result
+            if caption and options.write_metadata:
+                error = add_metadata(path, caption, options.in_place, options.overwrite)
+            if error:
+                failed += 1
+                tqdm.write(f"error: {path}: {error}", file=sys.stderr)
+            yield result
+
+    with open_output(options.output) as output, ImageWorkers(min(options.workers, len(photos))) as workers:
+        generator = load_generator(options.language)
+        results = caption_files(generator, workers, photos, **caption_options(options))
+        write_captions(with_progress(results), options.format or "text", output)
+    return 1 if failed else 0
+
+
+def add_metadata(path: Path, caption: Caption, in_place: bool, overwrite: bool) -> str | None:
+    """Write a caption into a photo's metadata; returns the error, if there is one."""
+    try:
+        kept = write_metadata(path, sentence(caption.text), in_place=in_place, overwrite=overwrite)
+    except MetadataError as error:
+        return str(error)
+    except OSError as error:
+        return f"The metadata cannot be written ({error.strerror or error})."
+    if kept:
+        tqdm.write(f"kept: {path}: {', '.join(kept)} (--overwrite replaces it)", file=sys.stderr)
+    return None
+
+
+def describe_clip(options: argparse.Namespace, path: Path) -> int:
+    """Write the captions of a clip's shots; returns the exit code: 1 if it cannot be read."""
+    try:
+        with open_output(options.output) as output:
+            segments = caption_clip(load_generator(options.language), path, **caption_options(options))
+            write_segments(segments, path, options.format or "vtt", output)
+    except VideoError as error:
+        print(f"error: {path}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 all captioned, 1 some failed, 2 wrong usage or artifacts."""
-    parser = argparse.ArgumentParser(description="Caption photos.")
-    parser.add_argument("photos", nargs="*", metavar="PHOTO_OR_FOLDER")
+    parser = argparse.ArgumentParser(description="Caption photos, the shots of a clip, or the images of a web page.")
+    parser.add_argument("photos", nargs="*", metavar="PHOTO_OR_FOLDER_OR_CLIP")
     width: dict[str, Any] = {"type": int, "choices": range(1, MAX_BEAM_WIDTH + 1), "metavar": f"1-{MAX_BEAM_WIDTH}"}
     parser.add_argument("--beam-width", default=DEFAULT_BEAM_WIDTH, **width,
                         help="captions that the search keeps at each word (default: %(default)s)")  # fmt: skip
     parser.add_argument("--alternatives", default=1, help="captions per photo, for json (default: 1)", **width)
-    parser.add_argument("--language", help="of the captions, such as de (default: en)")
-    parser.add_argument("--format", choices=["text", "json", "csv", "coco"], default="text")
+    parser.add_argument("--language", help="of the captions, such as de (default: the first that the model has, en)")
+    parser.add_argument("--format", choices=["text", "json", "csv", "coco", "vtt", "srt"],
+                        help="default: text for photos, vtt for a clip")  # fmt: skip
     parser.add_argument("--output", type=Path, help="a file instead of standard output")
     parser.add_argument("--workers", type=int, default=CPU_COUNT, choices=range(1, 65), metavar="1-64",
                         help="processes that read photos (default: one per core)")  # fmt: skip
@@ -189,48 +277,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (options.in_place or options.overwrite) and not options.write_metadata:
         parser.error("--in-place and --overwrite need --write-metadata")
     photos = find_photos(options.photos)
+    is_clip = options.format in CLIP_ONLY or any(path.suffix.lower() in CLIP_SUFFIXES for path in photos)
+    if is_clip and (len(photos) != 1 or options.format not in (None, *CLIP_ONLY, "json")):
+        parser.error("a clip is captioned on its own, with --format vtt, srt or json")
     if not photos and not options.html:
         parser.error("no photos found in " + ", ".join(options.photos) if options.photos else "name photos or folders")
-    failed = 0
-
-    def describe(path: Path, caption: Caption) -> str | None:
-        """Write a caption into metadata; returns the error, if there is one."""
-        where = {"in_place": options.in_place, "overwrite": options.overwrite}
-        try:
-            kept = write_metadata(path, sentence(caption.text), **where)
-        except MetadataError as error:
-            return str(error)
-        except OSError as error:
-            return f"The metadata cannot be written ({error.strerror or error})."
-        if kept:
-            tqdm.write(f"kept: {path}: {', '.join(kept)} (--overwrite replaces it)", file=sys.stderr)
-        return None
-
-    def with_progress(results: Iterator[Result]) -> Iterator[Result]:
-        nonlocal failed
-        for result in tqdm(results, total=len(photos), unit="photo", file=sys.stderr):
-            path, caption, error = result
-            if caption and options.write_metadata:
-                error = describe(path, caption)
-            if error:
-                failed += 1
-                tqdm.write(f"error: {path}: {error}", file=sys.stderr)
-            yield result
-
     try:
         if options.html:
             return draft_page(options)
-        with open_output(options.output) as output, ImageWorkers(min(options.workers, len(photos))) as workers:
-            generator = load_generator(options.language)
-            results = caption_files(generator, workers, photos, **caption_options(options))
-            write_captions(with_progress(results), options.format, output)
+        return describe_clip(options, photos[0]) if is_clip else caption_photos(options, photos)
     except ArtifactError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
         print(f"error: cannot write {options.output or 'to standard output'}: {error.strerror}", file=sys.stderr)
-        return 2
-    return 1 if failed else 0
+    return 2
 
 
 if __name__ == "__main__":

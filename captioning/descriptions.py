@@ -29,11 +29,12 @@ class Segment:
     thumbnail: Preview = field(repr=False)
 
     def to_dict(self) -> dict:
-        """For JSON. The caption is in lower case, without a full stop."""
+        """For JSON. The caption has no capital at its start and no full stop."""
         return {
             "start": round(self.start, 3),
             "end": round(self.end, 3),
             "caption": self.caption.text,
+            "language": self.caption.language,
             "probability": float(self.caption.probability),
             "confidence": float(self.caption.confidence),
             "key_frame_time": round(self.key_frame_time, 3),

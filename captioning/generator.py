@@ -170,7 +170,11 @@ class CaptionGenerator:
         return list(chain.from_iterable(parallel_map(caption, make_batches(photos, SEARCH_BATCH))))
 
     def caption_video(
-        self, path: str | Path, beam_width: int = DEFAULT_BEAM_WIDTH, max_seconds: float = MAX_SECONDS
+        self,
+        path: str | Path,
+        beam_width: int = DEFAULT_BEAM_WIDTH,
+        max_seconds: float = MAX_SECONDS,
+        language: str | None = None,
     ) -> list[Segment]:
         """Caption a clip: one caption for each shot. Neighbours with the same caption become one segment.
 
@@ -179,7 +183,7 @@ class CaptionGenerator:
 
         Args:
             path: an MP4, MOV, WebM, animated GIF or animated WebP file.
-            beam_width: as for `caption`.
+            beam_width, language: as for `caption`.
             max_seconds: a longer clip is refused.
 
         Raises:
@@ -192,7 +196,7 @@ class CaptionGenerator:
                 shots = [part for part in parts if isinstance(part, Shot)]
         except OSError as error:
             raise VideoError(f"The file cannot be opened ({error.strerror}). Check its path and permissions.") from None
-        return make_segments(shots, self.caption_batch([shot.image for shot in shots], beam_width))
+        return make_segments(shots, self.caption_batch([shot.image for shot in shots], beam_width, language=language))
 
     def prepare(self, photo: Any) -> np.ndarray:
         """Read a photo and resize it to the encoder's size: uint8 (H, W, 3)."""

@@ -193,7 +193,10 @@ def _upright(frame: VideoFrame) -> Image.Image:
 
 def _read_animation(file: BinaryIO) -> Iterator[Frame]:
     """The frames of a GIF or WebP file. Of those that follow within `INTERVAL`, the first."""
-    image = Image.open(file, formats=["GIF", "WEBP"])
+    try:
+        image = Image.open(file, formats=["GIF", "WEBP"])
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels() from error
     _check_size(*image.size)
     time = following = 0.0
     for frame in ImageSequence.Iterator(image):
@@ -209,10 +212,7 @@ def _read_animation(file: BinaryIO) -> Iterator[Frame]:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise VideoError(
-            "The clip's frames have more than 10 million pixels. Save it with 1920 × 1080 pixels and try again.",
-            "too large",
-        )
+        raise _too_many_pixels()
 
 
 # Finding shots
@@ -220,8 +220,8 @@ def _check_size(width: int, height: int) -> None:
 
 def _find_shots(frames: Iterator[Frame], size: int, total: float | None) -> Iterator[Shot | Progress]:
     shot: list[Frame] = []  # candidates for its key frame; the first frame is always one
-    start = end = reported = 0.0
-    number = stride = count = 0
+    start = end = 0.0
+    number = stride = count = reported = 0
 
     def finish() -> Shot:
         key = _key_frame(shot, start, end)
@@ -247,8 +247,8 @@ def _find_shots(frames: Iterator[Frame], size: int, total: float | None) -> Iter
                 shot, stride = shot[::2], 2 * stride
         number += 1
         end = frame.end
-        if frame.time >= reported + 1:
-            reported = frame.time
+        if int(frame.time) > reported:
+            reported = int(frame.time)
             yield Progress(frame.time, total)
     if not count:
         raise damaged()
@@ -297,7 +297,7 @@ def _detail(frame: Frame) -> float:
     return float(np.abs(np.diff(frame.small, axis=0)).mean() + np.abs(np.diff(frame.small, axis=1)).mean())
 
 
-# Errors that the worker process, too, has to raise
+# Errors
 
 
 def damaged() -> VideoError:
@@ -313,6 +313,13 @@ def too_much_time() -> VideoError:
 def too_much_memory() -> VideoError:
     return VideoError(
         "The clip takes too much memory to read. Save it with 1920 × 1080 pixels or fewer and try again.", "too large"
+    )
+
+
+def _too_many_pixels() -> VideoError:
+    return VideoError(
+        "The clip's frames have more than 10 million pixels. Save it with 1920 × 1080 pixels and try again.",
+        "too large",
     )
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 from PIL import Image
 
-SCENES = 12  # pictures that differ clearly from one another
+FAST = {
+    "libx264": {"preset": "veryfast"},
+    "libvpx": {"deadline": "realtime", "cpu-used": "8"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
+}  # options of encoders
 
 
-def scene(number: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
+@functools.cache
+def scene(number: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
     """A picture with soft blots of colour, another for each number."""
     noise = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
@@ -24,7 +32,7 @@ def moving(picture: Image.Image, shift: int) -> Image.Image:
     return larger.crop((shift, shift // 2, shift + picture.width, shift // 2 + picture.height))
 
 
-def shot_at(shots: list[tuple[int, float]], time: float) -> tuple[int, float]:
+def shot_at(shots: tuple[tuple[int, float], ...], time: float) -> tuple[int, float]:
     """The scene that is shown at a time, and for how many seconds it has been."""
     start = 0.0
     for number, seconds in shots[:-1]:
@@ -34,13 +42,14 @@ def shot_at(shots: list[tuple[int, float]], time: float) -> tuple[int, float]:
     return shots[-1][0], time - start
 
 
+@functools.cache
 def clip(
-    shots: list[tuple[int, float]],
+    shots: tuple[tuple[int, float], ...],
     format: str = "mp4",
     codec: str = "libx264",
     rate: int = 25,
-    size: tuple[int, int] = (320, 240),
-    times: list[float] | None = None,
+    size: tuple[int, int] = (160, 120),
+    times: tuple[float, ...] | None = None,
     rotation: int = 0,
     sound: bool = False,
     **options: str,
@@ -55,12 +64,12 @@ def clip(
     """
     file = io.BytesIO()
     with av.open(file, "w", format=format) as container:
-        stream = container.add_stream(codec, rate=rate, options=options)
+        stream = cast(VideoStream, container.add_stream(codec, rate=rate, options=FAST.get(codec, {}) | options))
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
         if rotation:
             stream.set_display_rotation(rotation)
-        track = container.add_stream("aac" if format in ("mp4", "mov") else "libopus", rate=48_000) if sound else None
+        track = container.add_stream("libopus", rate=48_000) if sound else None
         length = sum(seconds for _, seconds in shots)
         for time in times or [number / rate for number in range(round(length * rate))]:
             number, since = shot_at(shots, time)
@@ -77,10 +86,13 @@ def clip(
     return file.getvalue()
 
 
-def animation(shots: list[tuple[int, float]], format: str, seconds: float = 0.1) -> bytes:
+@functools.cache
+def animation(shots: tuple[tuple[int, float], ...], format: str, seconds: float = 0.1) -> bytes:
     """An animated GIF or WebP. Each frame takes the same time."""
     frames = [
-        moving(scene(number, (160, 120)), index) for number, length in shots for index in range(round(length / seconds))
+        moving(scene(number), int(10 * seconds * index))
+        for number, length in shots
+        for index in range(round(length / seconds))
     ]
     file = io.BytesIO()
     frames[0].save(file, format, save_all=True, append_images=frames[1:], duration=round(1000 * seconds), loop=0)

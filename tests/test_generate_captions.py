@@ -11,8 +11,10 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from clips import animation, clip
 from PIL import Image
 
+from captioning.descriptions import to_srt, to_vtt
 from captioning.text import sentence
 from generate_captions import Caption, CaptionGenerator, find_photos, main, write_captions
 
@@ -217,3 +219,48 @@ def test_awkward_names_survive(tmp_path):
     text = io.StringIO()
     write_captions([(path, Caption("a dog", 0.5, 0.7, []), None)], "csv", text)
     assert list(csv.reader(io.StringIO(text.getvalue())))[1] == [str(path), "a dog", "0.5", "0.7", "en"]
+
+
+SHOTS = ((1, 1.0), (2, 1.0))
+
+
+def test_a_clip_gives_a_timeline(in_process, generator, tmp_path, capsys):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip(SHOTS))
+    expected = generator.caption_video(path)
+    assert in_process([str(path)]) == 0
+    assert capsys.readouterr().out == to_vtt(expected)
+    assert in_process([str(path), "--format", "srt", "--output", str(tmp_path / "clip.srt")]) == 0
+    assert (tmp_path / "clip.srt").read_text() == to_srt(expected)
+    assert in_process([str(path), "--format", "json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"video": str(path), "segments": [s.to_dict() for s in expected]}
+    assert "s of the clip" in captured.err
+
+
+def test_an_animation_is_a_clip_where_a_timeline_is_asked_for(in_process, tmp_path, capsys):
+    path = tmp_path / "moving.gif"
+    path.write_bytes(animation(SHOTS, "GIF", 0.5))
+    assert in_process([str(path), "--format", "vtt"]) == 0
+    assert capsys.readouterr().out.startswith("WEBVTT\n\n00:00:00.000 --> ")
+    assert in_process([str(path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{path}\t")
+
+
+def test_a_bad_clip_is_exit_code_1_and_leaves_no_file(in_process, tmp_path, capsys):
+    for name, content in (("broken.mp4", clip(SHOTS)[:3000]), ("text.mp4", b"no clip"), ("absent.mp4", None)):
+        if content:
+            (tmp_path / name).write_bytes(content)
+        assert in_process([str(tmp_path / name), "--output", str(tmp_path / "out.vtt")]) == 1
+        assert f"error: {tmp_path / name}: The" in capsys.readouterr().err.replace("This is not", "The")
+        assert not (tmp_path / "out.vtt").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["a.mp4", "b.mp4"], ["a.mp4", "b.jpg"], ["a.mp4", "--format", "csv"], ["a.jpg", "b.jpg", "--format", "vtt"]],
+)
+def test_a_clip_with_anything_else_is_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 2 and "a clip is captioned on its own" in capsys.readouterr().err

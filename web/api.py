@@ -164,4 +164,6 @@ def refuse(error: ValidationError) -> NoReturn:
         abort(400, _("Send photos in the multipart field 'image', which may be repeated."))
     if name == "image":
         abort(400, _("Send one photo in the multipart field 'image'."))
+    if name == "video":
+        abort(400, _("Send one clip in the multipart field 'video'."))
     abort(400, f"{name}: {first['msg']}.")

@@ -1,12 +1,12 @@
 """Errors as a page or, for the API, as JSON. No traceback reaches a client."""
 
-from flask import Flask, current_app, jsonify, render_template, request
+from flask import Flask, current_app, jsonify, request
 from flask_babel import gettext as _
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from web.pages import choose_caption_language
-from web.uploads import Options
+from web.pages import render_page
+from web.uploads import VIDEOS, Options
 
 API_PATHS = {"api", "health", "metrics", "model", "openapi.json", "ready"}  # their errors are JSON
 
@@ -25,6 +25,9 @@ def show_error(error: HTTPException) -> Response:
         429: _("You have sent too many photos in a short time. Please wait a minute and try again."),
         500: _("Something went wrong on our side, not with your photo. Please try again."),
     }  # fmt: skip
+    if request.path == VIDEOS:
+        megabytes = current_app.config["VIDEO_BYTES"] // 2**20
+        messages[413] = _("The clip has more than %(megabytes)s MB. Cut it or save it smaller.", megabytes=megabytes)
     is_specific = error.description != type(error).description and error.code != 429  # set where it was raised
     message = error.description if is_specific else messages.get(error.code or 500, error.description)
     response = error.get_response()  # with its headers, such as Allow
@@ -32,7 +35,5 @@ def show_error(error: HTTPException) -> Response:
         response.data = jsonify(status="error", message=message).data
         response.content_type = "application/json"
     else:
-        options = Options()
-        languages = choose_caption_language(options)
-        response.data = render_template("page.html", error=message, languages=languages, options=options)
+        response.data = render_page(Options(), error=message)
     return response

@@ -19,12 +19,11 @@ from captioning.image_workers import Photo
 from captioning.images import ImageError
 from captioning.site import Missing, Site, read_site
 from captioning.text import sentence
+from web.language import caption_languages
 from web.uploads import Options, enqueue, refuse_busy, wait
 
 THUMBNAIL = 160  # pixels of the longer side
-MAX_LINK = (
-    1_400_000  # bytes of a file that a link holds; browsers refuse to save links of more than two million letters
-)
+MAX_LINK = 1_400_000  # bytes of a file in a link; browsers refuse to save links of more than two million letters
 reading = threading.Semaphore(2)  # limits how many uploads are unpacked at a time
 
 
@@ -44,11 +43,12 @@ def add_html_page(app: OpenAPI) -> None:
 
 
 def html_form() -> str:
-    return render_template("html.html")
+    return render_template("html.html", **caption_languages())
 
 
 def draft_site() -> str | tuple[str, int]:
     """Answers with a report and, in a link, the new file. So the server stores nothing, and no script is needed."""
+    languages = caption_languages(request.form.get("language"))
     uploads = [(file.filename, file.stream.read()) for file in request.files.getlist("file") if file.filename]
     if not uploads:
         abort(400, _("No file was chosen. Choose an HTML file and its pictures, or a ZIP file."))
@@ -57,10 +57,10 @@ def draft_site() -> str | tuple[str, int]:
     try:
         site = read_site(uploads)
     except HtmlError as error:
-        return render_template("html.html", error=_(str(error))), 422
+        return render_template("html.html", error=_(str(error)), **languages), 422
     finally:
         reading.release()
-    found = caption_files(site)
+    found = caption_files(site, languages["chosen"])
     reports, changed = [], {}
     for page in site.pages:
         rows = [(missing, describe(missing, found)) for missing in page.images]
@@ -68,9 +68,8 @@ def draft_site() -> str | tuple[str, int]:
         reports.append((page.name, [row for _missing, row in rows]))
     name, file = pack(changed)
     if len(file) > MAX_LINK:
-        return render_template(
-            "html.html", error=_("The pages are too large. Send fewer, or use the command line.")
-        ), 413
+        too_large = _("The pages are too large. Send fewer, or use the command line.")
+        return render_template("html.html", error=too_large, **languages), 413
     return render_template(
         "html.html",
         reports=reports,
@@ -78,15 +77,16 @@ def draft_site() -> str | tuple[str, int]:
         left=sum(not row.draft for _name, rows in reports for row in rows),
         name=name,
         link="data:application/octet-stream;base64," + base64.b64encode(file).decode(),
+        **languages,
     )
 
 
-def caption_files(site: Site) -> dict[str, tuple[str, str] | str]:
+def caption_files(site: Site, language: str) -> dict[str, tuple[str, str] | str]:
     """For the first MAX_PHOTOS files: draft and thumbnail, or the reason why there is none."""
     queued: dict[str, tuple[Photo, Future[Caption]] | str] = {}
     for name, data in list(site.files.items())[: current_app.config["MAX_PHOTOS"]]:
         try:
-            queued[name] = enqueue(FileStorage(io.BytesIO(data), name), Options(), THUMBNAIL)
+            queued[name] = enqueue(FileStorage(io.BytesIO(data), name), Options(language=language), THUMBNAIL)
         except ImageError as error:
             queued[name] = _(str(error))
     found: dict[str, tuple[str, str] | str] = {}

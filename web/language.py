@@ -1,10 +1,13 @@
 """The language of the page and of its captions, as the visitor's browser asks for it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from babel import negotiate_locale
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from flask_babel import Babel, get_locale
+
+from captioning import languages as captions
 
 LANGUAGES = ["en", "de", "fr", "cs"]  # of the page; translations/ holds all but English
 
@@ -23,6 +26,19 @@ def add_languages(app: Flask) -> None:
 def choose_language() -> str:
     """The first language of the visitor that is in `LANGUAGES`, else English."""
     return visitors_language(LANGUAGES)
+
+
+def caption_languages(chosen: str | None = None) -> dict[str, Any]:
+    """For templates: the names of the languages that the model has captions in, and the code of one of them.
+
+    Args:
+        chosen: this one, if the model has it; else the visitor's.
+    """
+    available = current_app.extensions["captions"].generator.languages
+    return {
+        "languages": {code: captions.LANGUAGES[code].name for code in available},
+        "chosen": chosen if chosen in available else visitors_language(available),
+    }
 
 
 def visitors_language(available: Sequence[str]) -> str:

@@ -5,9 +5,9 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from flask import Response, abort, current_app, render_template, request
+from flask import Response, abort, render_template, request
 from flask_babel import get_locale, lazy_gettext
 from flask_babel import gettext as _
 from flask_openapi import OpenAPI
@@ -16,9 +16,8 @@ from werkzeug.datastructures import FileStorage
 
 from captioning.generator import Caption
 from captioning.images import ImageError
-from captioning.languages import LANGUAGES
 from captioning.text import sentence
-from web.language import visitors_language
+from web.language import caption_languages
 from web.uploads import IMAGE_STATUS, Options, enqueue, several_uploads, wait
 
 PREVIEW_SIDE = 800  # pixels of the longer side, at most, of the photo beside its caption
@@ -50,29 +49,28 @@ def add_page(app: OpenAPI) -> None:
     app.context_processor(lambda: {"samples": SAMPLES, "language": get_locale()})
 
 
-def choose_caption_language(options: Options) -> dict[str, str]:
-    """Set the language of the captions to the visitor's, unless one was chosen. Returns the names of all languages."""
-    languages = current_app.extensions["captions"].generator.languages
-    options.language = options.language or visitors_language(languages)
-    return {code: LANGUAGES[code].name for code in languages}
-
-
 def home(query: Options) -> str:
-    return render_template("page.html", languages=choose_caption_language(query), options=query)
+    return render_page(query)
+
+
+def render_page(options: Options, **content: Any) -> str:
+    """The page with some photos or an error. Captions are in the visitor's language, unless another one is chosen."""
+    languages = caption_languages(options.language)
+    options.language = languages["chosen"]
+    return render_template("page.html", options=options, **languages, **content)
 
 
 def caption_photos(query: Options) -> tuple[str, int]:
     files = several_uploads() or sample()
     if not files:
         abort(400, _("No photo was chosen. Choose one or more, then try again."))
-    languages = choose_caption_language(query)
+    query.language = caption_languages(query.language)["chosen"]
     photos = [describe(file, query) for file in files]
     for photo in photos:
         if "answer" in photo:
             photo["result"] = wait(photo["answer"])
     statuses = [photo.get("status", 200) for photo in photos]
-    page = render_template("page.html", photos=photos, languages=languages, options=query)
-    return page, 200 if 200 in statuses else statuses[0]
+    return render_page(query, photos=photos), 200 if 200 in statuses else statuses[0]
 
 
 def sample() -> list[FileStorage]:

@@ -26,6 +26,8 @@ def bind(host: str, port: int) -> socket.socket:
 def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no types
     """A waitress server that keeps requests and answers in memory (by default, large ones go to a temporary file).
 
+    Only clips that are larger than the largest request with photos go to a file without a name.
+
     Why waitress: one process holds one model and one queue. Waitress reads a whole request before it takes a thread,
     so slow clients cost none, and it reports when a client has gone.
 
@@ -33,7 +35,7 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
     batches, and some more to read photos, refuse requests and answer probes. A request of up to twice the allowed size
     is read to its end, because browsers show the error page only then.
     """
-    most = 2 * app.config["MAX_CONTENT_LENGTH"]
+    in_memory = 2 * app.config["MAX_CONTENT_LENGTH"]
     server = waitress.create_server(
         app,
         sockets=[listener],
@@ -42,9 +44,11 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
         asyncore_use_poll=True,  # more than 1024 open files
         channel_request_lookahead=1,  # notices during a request that the client has gone
         recv_bytes=2**16,
-        max_request_body_size=most,
-        inbuf_overflow=most,
-        outbuf_overflow=most,
+        max_request_body_size=max(in_memory, app.config["VIDEO_BYTES"] + 2**16)
+        if app.config["VIDEO_JOBS"]
+        else in_memory,
+        inbuf_overflow=in_memory,
+        outbuf_overflow=in_memory,
     )
     server.channel_class = BoundedChannel
     server.upload_timeout = app.config["UPLOAD_TIMEOUT"]

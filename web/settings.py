@@ -18,6 +18,9 @@ DEFAULTS = {
     "QUEUE_LENGTH": 64,  # photos that wait for the model; one more is refused (503)
     "REQUEST_TIMEOUT": 30,  # seconds until a request is refused (503)
     "UPLOAD_TIMEOUT": 300,  # seconds until a connection whose request has not fully arrived is closed
+    "VIDEO_SECONDS": 180,  # length of a clip
+    "VIDEO_BYTES": 200 * 2**20,  # of a clip
+    "VIDEO_JOBS": 2,  # clips that are captioned at a time; one more is refused (503); 0: no clips
     "RATE_LIMIT": "600 per minute",  # requests with photos from one address; empty: no limit
     "PROXIES": 0,  # reverse proxies in front, whose X-Forwarded-For holds the client's address
     "ALLOWED_ORIGINS": [],  # other sites whose pages may call this one, such as ["https://example.org"]
@@ -29,7 +32,7 @@ EXAMPLES = {  # as in the environment
     "API_KEYS": '["8c1f0e5d2b7a"]',
     "METRICS_LISTEN": "127.0.0.1:9100",
 }
-MAY_BE_ZERO = {"BATCH_WAIT", "PROXIES"}
+MAY_BE_ZERO = {"BATCH_WAIT", "PROXIES", "VIDEO_JOBS"}
 
 
 def load_settings(config: Config, root: Path) -> None:

@@ -1,6 +1,7 @@
 """From an upload to its caption, for the page and the API."""
 
 import io
+import tempfile
 import time
 from concurrent.futures import CancelledError, Future
 from typing import IO, Any, NoReturn
@@ -18,26 +19,27 @@ from captioning.image_workers import Photo
 from captioning.images import ImageError
 from web.tracing import span
 
+VIDEOS = "/api/videos"
 IMAGE_STATUS = {"unsupported": 415, "damaged": 422, "too large": 413}
 
 
-class InMemoryRequest(Request):
-    """A request whose uploads stay in memory (Werkzeug writes large ones to disk), within MAX_CONTENT_LENGTH."""
+class UploadRequest(Request):
+    """A request whose photos stay in memory (Werkzeug writes large ones to disk), within MAX_CONTENT_LENGTH.
+
+    A clip is written to a file without a name, which the system removes when it is closed, even if this process is
+    killed.
+    """
 
     def _get_file_stream(self, *args: Any, **kwargs: Any) -> IO[bytes]:
-        return io.BytesIO()
+        if self.path != VIDEOS:
+            return io.BytesIO()
+        try:
+            return tempfile.TemporaryFile()
+        except OSError:  # a container without a writable folder
+            refuse_busy("no disk", _("This server has no disk space for clips. Tell its operator."))
 
 
-class Options(BaseModel):
-    """The query string of the page and of the API."""
-
-    beam_width: int | None = Field(
-        default=None, ge=1, le=10, description="Captions that the search keeps at each word."
-    )
-    alternatives: int | None = Field(
-        default=None, ge=1, le=5, description="Captions per photo, the best one first. The beam is at least as wide."
-    )
-
+class LanguageOption(BaseModel):
     language: str | None = Field(default=None, description="Of the captions; by default English.")
 
     @field_validator("language")
@@ -47,6 +49,17 @@ class Options(BaseModel):
         if language and language not in available:
             raise PydanticCustomError("language", f"The model has captions in: {', '.join(available)}")
         return language
+
+
+class Options(LanguageOption):
+    """The query string of the page and of the API."""
+
+    beam_width: int | None = Field(
+        default=None, ge=1, le=10, description="Captions that the search keeps at each word."
+    )
+    alternatives: int | None = Field(
+        default=None, ge=1, le=5, description="Captions per photo, the best one first. The beam is at least as wide."
+    )
 
     @property
     def width(self) -> int:

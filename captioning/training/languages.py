@@ -94,7 +94,7 @@ def train_language(
                 features=features,
                 views=views,
                 learning_rate=rate,
-                batch_size=100 if single else 20,
+                batch_size=25 if single else 20,
                 seed=seed,
             )
             history[f"{language} {stage}"] = training.run(on_epoch)

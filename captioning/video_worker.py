@@ -1,0 +1,60 @@
+"""Reads a clip in a process of its own, so that a hostile clip costs this process and not the server."""
+
+from collections.abc import Generator
+from typing import BinaryIO
+
+from captioning.video import (
+    MAX_SECONDS,
+    Progress,
+    Shot,
+    VideoError,
+    damaged,
+    too_much_time,
+)
+from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
+
+
+def read_shots_safely(
+    file: BinaryIO,
+    size: int,
+    max_seconds: float = MAX_SECONDS,
+    threads: int = 1,
+    *,
+    cpu_seconds: float | None = None,
+    wall_seconds: float = 30,
+    memory: int = 10**9,
+) -> Generator[Shot | Progress, None, None]:
+    """As `captioning.video.read_shots`, within limits. The process ends with the iterator.
+
+    Args:
+        file: a file of the system: one that has a descriptor.
+        cpu_seconds: processor time that the clip may take; by default ``max_seconds``.
+        wall_seconds: time after which a process that reports nothing is taken to hang.
+        memory: bytes that the process may use on top of what it needs when it has started.
+
+    Raises:
+        VideoError: as for `read_shots`, or the clip exceeds a limit.
+        RuntimeError: no process can be started.
+    """
+    descriptor = file.fileno()
+    limits = {"cpu_seconds": cpu_seconds or max_seconds, "wall_seconds": wall_seconds}
+    worker = WorkerProcess("captioning.video_process", **limits, memory=memory, files=[descriptor])
+    try:
+        worker.start()
+        worker.send((descriptor, size, max_seconds, threads))
+        while (part := worker.receive()) is not None:
+            if isinstance(part, Exception):
+                raise part
+            yield part
+    except VideoError:
+        raise
+    except OutOfTime:
+        raise too_much_time() from None
+    except ProcessLost as lost:
+        if lost.code < 0:
+            raise damaged() from None
+        raise RuntimeError(f"The process that reads a clip ended with exit code {lost.code}.") from None
+    except OSError as error:
+        raise RuntimeError(f"No process can be started to read a clip: {error}.") from None
+    finally:
+        worker.stop()

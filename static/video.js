@@ -1,0 +1,238 @@
+// The page for clips: uploads a clip, asks for the result of its job, and shows a timeline with captions to edit.
+// The clip itself is played from the visitor's own disk.
+
+const POLL = 1000; // milliseconds between two questions; a job that nobody asks about for 30 s ends
+const TRIES = 5; // questions without an answer
+
+const find = (selector) => document.querySelector(selector);
+const form = find("#upload");
+const input = find("#file");
+const work = find("#work");
+const result = find("#result");
+const problem = find("#problem");
+const status = find("#status");
+const timeline = find("#timeline");
+const video = find("#result video");
+const picture = find("#result figure img");
+const texts = find("#texts").dataset;
+let job = null; // {file, request, url}: the clip that is being captioned
+let shown = null; // {name, segments}: the clip whose captions are shown
+let unsaved = false; // whether a caption was edited since the last download
+
+const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+const sentence = (caption) => caption && `${caption[0].toUpperCase()}${caption.slice(1)}.`;
+
+// Captioning
+
+function caption(file) {
+  cancel();
+  problem.hidden = true;
+  if (file.size > form.dataset.limit) return fail(texts.large);
+  result.hidden = true;
+  work.hidden = false;
+  work.querySelector(".name").textContent = file.name;
+  job = { file };
+  show(texts.sending, 0);
+  send(job);
+}
+
+function send(current) {
+  const body = new FormData();
+  body.append("video", current.file, current.file.name);
+  const request = (current.request = new XMLHttpRequest()); // fetch() does not report upload progress
+  const language = form.querySelector("select")?.value;
+  request.open("POST", form.action + (language ? `?language=${language}` : ""));
+  request.responseType = "json";
+  request.upload.onprogress = (event) => show(texts.sending, event.loaded / event.total);
+  request.onload = () => {
+    if (request.status !== 202) return finish(current, request.response?.message ?? texts.unreachable);
+    current.url = request.response.url;
+    if (job !== current) return forget(current.url);
+    show(texts.reading, 0);
+    ask(current);
+  };
+  request.onerror = () => finish(current, texts.unreachable);
+  request.send(body);
+}
+
+async function ask(current, failures = 0) {
+  const response = await fetch(`${current.url}?thumbnails=true`).catch(() => null);
+  const answer = await response?.json().catch(() => null);
+  if (job !== current) return;
+  if (answer?.state === "done") return finish(current, null, answer.segments);
+  if (response?.ok) show(texts.reading, answer.progress);
+  else if (answer?.message) return finish(current, answer.message);
+  else if (failures === TRIES) return finish(current, texts.unreachable);
+  setTimeout(() => job === current && ask(current, response?.ok ? 0 : failures + 1), POLL);
+}
+
+function finish(current, message, segments) {
+  if (job !== current) return;
+  job = null;
+  work.hidden = true;
+  if (current.url) forget(current.url);
+  if (message) fail(message);
+  else showTimeline(current.file, segments);
+}
+
+function cancel() {
+  if (!job) return;
+  job.request.abort();
+  if (job.url) forget(job.url);
+  job = null;
+  work.hidden = true;
+  result.hidden = !shown;
+}
+
+function forget(url) {
+  fetch(url, { method: "DELETE", keepalive: true }).catch(() => {}); // without it, the job ends by itself
+}
+
+function fail(message) {
+  problem.textContent = message;
+  problem.hidden = false;
+  result.hidden = !shown;
+}
+
+// How far it is: progress from 0 to 1, or null if nobody knows.
+function show(stage, progress) {
+  const text = work.querySelector("#stage");
+  if (text.textContent !== stage || !status.textContent) text.textContent = status.textContent = stage;
+  const bar = work.querySelector("progress");
+  if (progress === null) bar.removeAttribute("value");
+  else bar.value = progress;
+}
+
+find("#cancel").addEventListener("click", () => {
+  cancel();
+  status.textContent = texts.cancelled;
+  input.focus();
+});
+
+// The timeline
+
+function showTimeline(file, segments) {
+  shown = { name: file.name, segments };
+  unsaved = false;
+  play(file);
+  timeline.replaceChildren(...segments.map(row));
+  result.hidden = false;
+  status.textContent = fill(texts.ready, { count: segments.length });
+  result.scrollIntoView({ block: "nearest" });
+}
+
+function play(file) {
+  const isPicture = file.type.startsWith("image/"); // GIF and WebP
+  const [player, other] = isPicture ? [picture, video] : [video, picture];
+  for (const element of [player, other]) {
+    if (element.src) URL.revokeObjectURL(element.src);
+    element.removeAttribute("src");
+    element.hidden = element !== player;
+  }
+  find(".unplayable").hidden = true;
+  player.src = URL.createObjectURL(file);
+}
+
+video.addEventListener("error", () => {
+  if (!video.hasAttribute("src")) return;
+  video.hidden = true;
+  find(".unplayable").hidden = false;
+  for (const button of timeline.querySelectorAll(".seek")) button.disabled = true;
+});
+
+function row(segment) {
+  const item = find("#segment").content.firstElementChild.cloneNode(true);
+  const [start, end] = [segment.start, segment.end].map(clock);
+  const seek = item.querySelector(".seek");
+  const field = item.querySelector("textarea");
+  item.querySelector("img").src = segment.thumbnail;
+  item.querySelector(".time").textContent = `${start} – ${end}`;
+  item.querySelector("label span").textContent = fill(texts.label, { start, end });
+  field.value = segment.text = sentence(segment.caption);
+  field.addEventListener("input", () => {
+    segment.text = field.value;
+    unsaved = true;
+  });
+  seek.setAttribute("aria-label", fill(texts.seek, { time: `${start} – ${end}` }));
+  seek.disabled = video.hidden;
+  seek.addEventListener("click", () => {
+    video.currentTime = segment.start + 0.01; // else the last frame of the shot before may be shown
+  });
+  return item;
+}
+
+// 61.4 → 1:01.4
+function clock(seconds) {
+  const tenths = Math.round(10 * seconds);
+  const rest = ((tenths % 600) / 10).toFixed(1).padStart(4, "0");
+  return `${Math.floor(tenths / 600)}:${rest}`;
+}
+
+function mark() {
+  const index = shown?.segments.findLastIndex((segment) => segment.start <= video.currentTime) ?? -1;
+  [...timeline.children].forEach((item, number) => item.toggleAttribute("aria-current", number === index));
+  timeline.children[index]?.setAttribute("aria-current", "true");
+}
+
+for (const kind of ["timeupdate", "seeking", "loadeddata"]) video.addEventListener(kind, mark);
+
+// Downloads, with the edits
+
+const FORMATS = {
+  vtt: (segments) => `WEBVTT\n\n${cues(segments, ".", escape).join("\n")}`,
+  srt: (segments) => cues(segments, ",", (text) => text.replaceAll("-->", "→")).map((cue, index) => `${index + 1}\n${cue}`).join("\n"),
+  json: (segments) =>
+    JSON.stringify(
+      { video: shown.name, segments: segments.map(({ thumbnail, text, ...rest }) => ({ ...rest, caption: oneLine(text) })) },
+      null,
+      2,
+    ) + "\n",
+};
+
+const oneLine = (text) => text.replace(/\s+/g, " ").trim();
+const escape = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
+function cues(segments, point, encode) {
+  return segments
+    .filter(({ text }) => oneLine(text))
+    .map(({ start, end, text }) => `${stamp(start, point)} --> ${stamp(end, point)}\n${encode(oneLine(text))}\n`);
+}
+
+function stamp(seconds, point) {
+  const time = new Date(Math.round(1000 * seconds)).toISOString(); // 1970-01-01T00:00:04.200Z
+  return time.slice(11, 23).replace(".", point);
+}
+
+for (const button of result.querySelectorAll("[data-format]")) {
+  button.addEventListener("click", () => {
+    const { format } = button.dataset;
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([FORMATS[format](shown.segments)], { type: "text/plain" }));
+    link.download = `${shown.name.replace(/\.\w+$/, "")}.${format}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    unsaved = false;
+  });
+}
+
+// Choosing and dropping a clip, leaving the page
+
+input.addEventListener("change", () => {
+  if (input.files.length) caption(input.files[0]);
+  input.value = "";
+});
+
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    form.classList.toggle("target", kind === "dragover" || kind === "dragenter");
+    if (kind === "drop" && event.dataTransfer.files.length) caption(event.dataTransfer.files[0]);
+  });
+}
+
+addEventListener("beforeunload", (event) => {
+  if (job || unsaved) event.preventDefault();
+});
+addEventListener("pagehide", cancel);
+document.documentElement.classList.add("js");
