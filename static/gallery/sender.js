@@ -33,7 +33,6 @@ export class Sender {
   add(items) {
     if (!this.busy) {
       Object.assign(this, { done: 0, failed: 0, total: 0 });
-      this.#stop = new AbortController();
       this.#start = performance.now();
     }
     this.#queue.push(...items);
@@ -47,14 +46,17 @@ export class Sender {
 
   cancel() {
     this.#queue.length = 0;
+    this.#active = 0;
     this.#stop.abort();
+    this.#stop = new AbortController();
+    this.onProgress();
   }
 
   async #work(signal) {
-    while (this.#queue.length && !signal.aborted) {
+    while (this.#queue.length) {
       const group = this.#nextGroup();
       const answers = await this.#send(group, signal);
-      if (signal.aborted) break;
+      if (signal.aborted) return;
       group.forEach((item, index) => this.#report(item, answers[index]));
       this.onProgress();
     }
