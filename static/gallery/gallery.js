@@ -88,6 +88,7 @@ function showProgress() {
   sending.hidden = !total;
   sending.querySelector("progress").max = total || 1;
   sending.querySelector("progress").value = done;
+  sending.querySelector("progress").hidden = finished;
   const parts = [fill(texts.count, { done, total })];
   if (busy && done) {
     const seconds = Math.ceil((total - done) / rate);
@@ -204,8 +205,12 @@ function renderWords(all) {
   const have = [...list.querySelectorAll("button")];
   ranked.forEach(([word, count], index) => {
     const button = have[index] ?? list.appendChild(document.createElement("li")).appendChild(document.createElement("button"));
-    const label = count ? `${word} ${count}` : word;
-    if (button.textContent !== label) button.textContent = label;
+    const label = `${word} ${count}`;
+    if (button.textContent !== label) {
+      const number = document.createElement("small");
+      number.textContent = count;
+      button.replaceChildren(`${word} `, number);
+    }
     Object.assign(button, { type: "button", value: word });
     button.setAttribute("aria-pressed", words.has(word));
   });
@@ -213,7 +218,8 @@ function renderWords(all) {
   find("#words").hidden = !ranked.length;
 }
 
-find("#words").addEventListener("click", ({ target: { value } }) => {
+find("#words").addEventListener("click", ({ target }) => {
+  const value = target.closest("button")?.value;
   if (!value) return;
   if (!words.delete(value)) words.add(value);
   refilter();
@@ -303,7 +309,7 @@ function restoreFilters() {
 }
 
 document.documentElement.classList.add("js");
-find("#words").open = matchMedia("(min-width: 45rem)").matches;
+find("#words").open = matchMedia("(min-width: 56rem)").matches;
 restoreFilters();
 for (const photo of await loadPhotos().catch(() => (say(texts.unsaved), []))) photos.set(photo.id, photo);
 last = Math.max(0, ...photos.keys());
