@@ -24,7 +24,7 @@ PREVIEW_SIDE = 800  # pixels of the longer side, at most, of the photo beside it
 
 CONFIDENCE = {  # the lowest percentage for each
     60: lazy_gettext("Quite sure"),
-    45: lazy_gettext("Fairly sure"),
+    45: lazy_gettext("Less sure"),
     0: lazy_gettext("A guess"),
 }
 
