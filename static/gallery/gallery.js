@@ -105,6 +105,7 @@ function showProgress() {
   if (finished) {
     status.textContent = parts.join(". ");
     for (const id of files.keys()) if (!photos.has(id)) files.delete(id); // cancelled
+    render();
   }
 }
 

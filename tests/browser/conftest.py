@@ -52,7 +52,7 @@ def visit(chromium, address):
     contexts, complaints = [], []
 
     def visit(path="", **options):
-        context = chromium.new_context(**{"locale": "en-GB", **options})
+        context = chromium.new_context(**{"locale": "en-GB", "service_workers": "block", **options})
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         contexts.append(context)
         page = context.new_page()
