@@ -7,7 +7,7 @@ import { Sender } from "./sender.js";
 import { forgetEverything, loadPhotos, onProblem, removePhoto, savePhoto, sweep } from "./store.js";
 import { rankWords, wordsOf } from "./words.js";
 
-const PAGE = 60; // photos shown at a time
+const PAGE = 48; // photos shown at a time
 const WORDS = 40; // in the list
 
 const find = (selector) => document.querySelector(selector);
@@ -16,6 +16,8 @@ const texts = find("#texts").dataset;
 const [filters, status, notice, sending] = ["#filters", "#status", "#notice", "#sending"].map(find);
 const levels = JSON.parse(confidence); // [[least per cent, words], …], the highest first
 const language = document.documentElement.lang;
+const collator = new Intl.Collator(language, { numeric: true });
+const decimal = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
 const percent = new Intl.NumberFormat(language, { style: "percent" });
 const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 const sentence = (text) => (text ? `${text[0].toUpperCase()}${text.slice(1)}.` : "");
@@ -94,7 +96,7 @@ function showProgress() {
     const seconds = Math.ceil((total - done) / rate);
     const [unit, amount] = seconds < 90 ? ["second", seconds] : ["minute", Math.round(seconds / 60)];
     const time = new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "long" }).format(amount);
-    parts.push(fill(texts.rate, { rate: rate.toLocaleString(language, { maximumFractionDigits: 1 }) }), fill(texts.left, { time }));
+    parts.push(fill(texts.rate, { rate: decimal.format(rate) }), fill(texts.left, { time }));
   }
   if (failed) parts.push(fill(texts.failed, { count: failed }));
   if (finished) parts.unshift(done < total ? texts.cancelled : texts.finished);
@@ -147,7 +149,7 @@ const cards = new Cards(find("#cards"), texts, (photo) => percent.format(surely(
 const ORDERS = {
   "": (a, b) => a.id - b.id,
   sure: (a, b) => surely(a) - surely(b) || a.id - b.id,
-  name: (a, b) => a.name.localeCompare(b.name, language, { numeric: true }),
+  name: (a, b) => collator.compare(a.name, b.name),
 };
 const STATES = {
   "": () => true,

@@ -9,15 +9,7 @@ import pytest
 from browsing import BROKEN, picture, upload
 from playwright.sync_api import expect
 
-from web.pages import sentence
-
 pytestmark = pytest.mark.slow
-
-LONG_TASKS = """
-    window.longTasks = [];
-    new PerformanceObserver((list) => window.longTasks.push(...list.getEntries().map((task) => task.duration)))
-        .observe({ type: "longtask", buffered: true });
-"""
 
 
 def photos(count, start=0):
@@ -35,7 +27,7 @@ def finished(page):
 
 
 def names(page):
-    return page.locator(".card .name").all_inner_texts()
+    return page.locator(".card .name").all_text_contents()  # also of cards that are not on the screen
 
 
 def found(page, text):
@@ -62,10 +54,17 @@ def downloaded(page, kind):
     return download.value.path().read_text("utf-8-sig")
 
 
+def main_thread_tasks(trace):
+    """Processor time of each task of the page in milliseconds. Unlike its duration, it ignores what else is running."""
+    events = json.loads(trace)["traceEvents"]
+    main = [e["tid"] for e in events if e["name"] == "thread_name" and e["args"]["name"] == "CrRendererMain"]
+    return [e["tdur"] / 1000 for e in events if e["name"] == "RunTask" and e["tid"] in main and "tdur" in e]
+
+
 # Many photos
 
 
-def test_three_hundred_photos_in_one_go(visit, shoot, generator):
+def test_three_hundred_photos_in_one_go(visit, chromium, shoot, caption):
     page = visit("gallery")
     page.set_input_files("#files", photos(300))
     expect(page.locator("#sending .count")).to_have_text(
@@ -74,17 +73,19 @@ def test_three_hundred_photos_in_one_go(visit, shoot, generator):
     finished(page)
     expect(page.locator("#sending .count")).to_have_text("Finished · 300 of 300 photos")
     found(page, "^300 of 300 photos, 0 reviewed$")
-    assert names(page) == [f"{n}.png" for n in range(60)]
-    expect(page.locator("#pager span")).to_have_text("Page 1 of 5")
+    assert names(page) == [f"{n}.png" for n in range(48)]
+    expect(page.locator("#pager span")).to_have_text("Page 1 of 7")
     page.get_by_role("button", name="Next page").click()
-    assert names(page) == [f"{n}.png" for n in range(60, 120)]
-    expect(page.locator(".card .caption").nth(3)).to_have_text(sentence(generator.caption(picture(63)).text))
+    assert names(page) == [f"{n}.png" for n in range(48, 96)]
+    expect(page.locator(".card .caption").nth(3)).to_have_text(caption(picture(51)))
 
-    page.context.add_init_script(LONG_TASKS)
+    chromium.start_tracing(page=page, categories=["toplevel", "devtools.timeline"])
     page.reload()
     found(page, "^300 of 300 photos, 0 reviewed$")
     for n in range(3):
-        assert page.locator(".card img").nth(n).evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
+        assert (
+            page.locator(".card img").nth(n).evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
+        )
     page.get_by_label("Search").fill("a")
     page.get_by_label("Order").select_option("Least sure first")
     page.get_by_label("View").select_option("List")
@@ -93,8 +94,7 @@ def test_three_hundred_photos_in_one_go(visit, shoot, generator):
         page.mouse.wheel(0, 400)
         page.wait_for_timeout(30)
     shoot(page, "gallery 300")
-    tasks = page.locator("body").evaluate("() => window.longTasks")
-    assert max(tasks, default=0) < 200, tasks  # milliseconds; alone on two cores, there is none over 50
+    assert max(main_thread_tasks(chromium.stop_tracing())) < 50
 
 
 def test_one_failure_does_not_stop_the_rest(visit, caption):
@@ -110,7 +110,7 @@ def test_one_failure_does_not_stop_the_rest(visit, caption):
 def test_each_of_several_failures_has_its_own_reason(visit):
     page = visit("gallery")
     fill(page, [BROKEN, upload("empty.png", b""), upload("cut.png", picture()[:300])])
-    texts = page.locator(".card .caption").all_inner_texts()
+    texts = page.locator(".card .caption").all_text_contents()
     assert [text.split(".")[0] for text in texts] == [
         "This is not a photo that we can read",
         "The file is empty",
@@ -255,7 +255,7 @@ def test_review_with_the_keyboard_alone(visit, caption, shoot):
 
     found(page, "^4 of 4 photos, 3 reviewed$")
     for _ in range(2):
-        assert page.locator(".card .caption").all_inner_texts() == [
+        assert page.locator(".card .caption").all_text_contents() == [
             caption(picture(0), 1),
             "Made by a person, with d and u.",
             "Decorative picture, no text",
@@ -343,7 +343,7 @@ def test_browser_that_stores_nothing(chromium, address):
 
 def test_without_javascript_the_gallery_says_so(visit):
     page = visit("gallery", java_script_enabled=False)
-    expect(page.locator("noscript")).to_contain_text("The gallery needs JavaScript.")
+    assert "The gallery needs JavaScript." in page.locator("main").inner_html()
     expect(page.locator("#upload")).to_be_hidden()
 
 

@@ -58,7 +58,10 @@ def page(chromium):
 def installed(page):
     """Waits until the service worker answers for the page."""
     page.locator("body").evaluate(
-        "() => navigator.serviceWorker.controller || new Promise(done => navigator.serviceWorker.oncontrollerchange = done)"
+        """() => {
+            const worker = navigator.serviceWorker;
+            return worker.controller || new Promise((done) => (worker.oncontrollerchange = done));
+        }"""
     )
 
 
