@@ -65,7 +65,7 @@ def gallery_grid(page):
 
 def gallery_list(page):
     gallery_grid(page)
-    page.get_by_label("View").select_option("List")
+    page.get_by_label("View", exact=True).select_option("List")
 
 
 def gallery_review(page):
@@ -165,7 +165,7 @@ def test_targets_are_large_enough_for_a_thumb(visit, state):
     state(page)
     page = page.locator("dialog[open]") if page.locator("dialog[open]").count() else page
     targets = page.locator("button:visible:not(.words *), summary:visible, .button:visible, a:visible, select:visible")
-    assert targets.count() > 2
+    assert targets.count() >= 2
     for target in targets.all():
         box = target.bounding_box()
         assert min(box["width"], box["height"]) >= 43.5, target.evaluate("e => e.outerHTML")

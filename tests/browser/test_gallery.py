@@ -115,7 +115,7 @@ def test_three_hundred_photos_in_one_go(visit, quick_address, chromium, shoot):
         )
     page.get_by_label("Search").fill("a")
     page.get_by_label("Order").select_option("Least sure first")
-    page.get_by_label("View").select_option("List")
+    page.get_by_label("View", exact=True).select_option("List")
     page.mouse.move(600, 600)
     for _ in range(20):
         page.mouse.wheel(0, 400)
