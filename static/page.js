@@ -2,6 +2,8 @@
 // With it, each photo is sent on its own as soon as it is chosen, dropped, pasted or taken. The card in the answer
 // replaces the preview. The cards are kept in sessionStorage, so that a reload loses nothing.
 
+import { offerSpeech } from "./speech.js";
+
 const PARALLEL = 4; // photos sent at a time: the server captions them in one batch
 
 const form = document.querySelector("#upload");
@@ -143,13 +145,14 @@ function remove(card) {
 // A card with its caption: words, choices, copying, saving
 
 function enhance(card) {
-  for (const button of card.querySelectorAll(".actions button:not(.again, .strip)")) button.hidden = false;
+  for (const button of card.querySelectorAll(".actions button:not(.again, .speak, .strip)")) button.hidden = false;
   card.querySelector(".remove").addEventListener("click", () => remove(card));
   const field = card.querySelector("textarea");
   if (!field) return;
   field.addEventListener("input", () => save(card));
   onClick(card.querySelector(".copy"), () => copyText(field.value));
   onClick(card.querySelector(".copy-alt"), () => copyText(Object.assign(document.createElement("img"), { alt: field.value }).outerHTML));
+  offerSpeech(card.querySelector(".speak"), () => field.value, () => field.lang);
   onClick(card.querySelector(".strip"), () => saveStrip(card));
   const choices = [...card.querySelectorAll(".choices li")];
   for (const choice of choices) {
@@ -372,3 +375,5 @@ document.addEventListener("input", (event) => {
 document.documentElement.classList.add("js");
 if (!captions.childElementCount) restore();
 captions.querySelectorAll(".photo").forEach(enhance);
+
+export { active, captions, fill, form, saveFile, texts };

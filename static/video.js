@@ -145,6 +145,7 @@ function row(segment) {
   const [start, end] = [segment.start, segment.end].map(clock);
   const seek = item.querySelector(".seek");
   const field = item.querySelector("textarea");
+  field.lang = segment.language;
   item.querySelector("img").src = segment.thumbnail;
   item.querySelector(".time").textContent = `${start} – ${end}`;
   item.querySelector("label span").textContent = fill(texts.label, { start, end });

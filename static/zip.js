@@ -1,5 +1,7 @@
 // Downloads the photos of this tab with the texts written into them, as one ZIP file for each request that the server
-// accepts. It shares the variables and functions of page.js.
+// accepts.
+
+import { active, captions, fill, form, saveFile, texts } from "./page.js";
 
 const zip = document.querySelector("#zip");
 const note = document.querySelector("#zip-note");

@@ -1,7 +1,9 @@
-"""The page: it takes photos and shows each with its caption; the edited captions can be downloaded."""
+"""The pages: they take photos and show each with its caption; the edited captions can be downloaded."""
 
 import base64
 import csv
+import functools
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -16,6 +18,7 @@ from werkzeug.datastructures import FileStorage
 
 from captioning.generator import Caption
 from captioning.images import ImageError
+from captioning.languages import LANGUAGES
 from captioning.text import sentence
 from web.language import caption_languages
 from web.uploads import IMAGE_STATUS, Options, enqueue, several_uploads, wait
@@ -24,7 +27,7 @@ PREVIEW_SIDE = 800  # pixels of the longer side, at most, of the photo beside it
 
 CONFIDENCE = {  # the lowest percentage for each
     60: lazy_gettext("Quite sure"),
-    45: lazy_gettext("Fairly sure"),
+    45: lazy_gettext("Less sure"),
     0: lazy_gettext("A guess"),
 }
 
@@ -33,7 +36,9 @@ SAMPLES = {
     "beach": lazy_gettext("Drawing of a beach"),
     "snow": lazy_gettext("Drawing of a skier"),
 }
-SAMPLES_FOLDER = Path(__file__).parent.parent / "static" / "samples"
+ROOT = Path(__file__).parent.parent
+SAMPLES_FOLDER = ROOT / "static" / "samples"
+EXAMPLE = {"name": "dog", "caption": "A brown dog is running in the grass.", "confidence": 0.55}  # for the empty page
 
 
 class Format(BaseModel):
@@ -44,9 +49,11 @@ def add_page(app: OpenAPI) -> None:
     app.get("/", doc_ui=False)(home)
     app.post("/", doc_ui=False)(caption_photos)
     app.post("/download", doc_ui=False)(download)
+    app.get("/gallery", doc_ui=False)(gallery)
+    app.add_url_rule("/service-worker.js", view_func=service_worker)
     for template_filter in (sentence, confidence, in_words, words_with_attention):
         app.add_template_filter(template_filter)
-    app.context_processor(lambda: {"samples": SAMPLES, "language": get_locale()})
+    app.context_processor(lambda: {"samples": SAMPLES, "example": EXAMPLE, "language": get_locale()})
 
 
 def home(query: Options) -> str:
@@ -120,6 +127,30 @@ def download(query: Format) -> Response:
         data = json.dumps(rows, indent=2, ensure_ascii=False).encode() + b"\n"
         kind, name = "application/json", {"json": "captions.json", "coco": "captions.coco.json"}[query.format]
     return Response(data, mimetype=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+
+def gallery() -> str:
+    """Many photos at once. The script sends them to the API and keeps the captions in the browser."""
+    languages = caption_languages()
+    return render_template(
+        "gallery.html",
+        confidence=[(least, str(words)) for least, words in CONFIDENCE.items()],
+        common={code: LANGUAGES[code].function_words.replace("'", "").split() for code in languages["languages"]},
+        **languages,
+    )
+
+
+def service_worker() -> Response:
+    """The script that opens the pages without a connection. It changes with any of the files that it keeps."""
+    script = (ROOT / "static" / "app" / "service-worker.js").read_text()
+    return Response(f"// Version {files_version()}\n{script}", mimetype="text/javascript")
+
+
+@functools.cache
+def files_version() -> str:
+    """A checksum of templates and static files."""
+    files = sorted(path for folder in ("templates", "static") for path in (ROOT / folder).rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def confidence(result: Caption) -> int:

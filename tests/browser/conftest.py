@@ -1,6 +1,7 @@
 """A real browser against a really served application. Screenshots land in test-output/."""
 
 import os
+import re
 import shutil
 import threading
 
@@ -48,11 +49,11 @@ def address(generator):
 
 @pytest.fixture
 def visit(chromium, address):
-    """Opens the page; at the end, the browser must have had nothing to complain about but our 4xx answers."""
+    """Opens the page; at the end, the browser must have had nothing to complain about but our 4xx and 503 answers."""
     contexts, complaints = [], []
 
     def visit(path="", **options):
-        context = chromium.new_context(**{"locale": "en-GB", **options})
+        context = chromium.new_context(**{"locale": "en-GB", "service_workers": "block", **options})
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         contexts.append(context)
         page = context.new_page()
@@ -64,7 +65,7 @@ def visit(chromium, address):
     yield visit
     for context in contexts:
         context.close()
-    assert [text for text in complaints if "status of 4" not in text] == []
+    assert [text for text in complaints if not re.search("status of (4|503)", text)] == []
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browsing import BROKEN, PHONE, picture, upload
 from playwright.sync_api import expect
+from test_gallery import fill, photos
 from test_html import draft
 from test_page import describe, hold
 
@@ -58,10 +59,66 @@ def many(page):
     describe(page, *[upload(f"{n}.png", picture(n)) for n in range(5)], BROKEN)
 
 
+def gallery_empty(page):
+    page.goto(page.url + "gallery")
+
+
+def gallery_working(page):
+    gallery_empty(page)
+    page.route("**/api/captions", lambda route: None)
+    page.set_input_files("#files", photos(20))
+    expect(page.locator("#sending .count")).to_have_text("0 of 20 photos")
+
+
+def gallery_grid(page):
+    gallery_empty(page)
+    fill(page, [*photos(5), BROKEN])
+    page.locator("#words").evaluate("words => words.open = true")
+    page.locator("#words button").first.click()
+    page.locator("#words button").first.click()
+
+
+def gallery_list(page):
+    gallery_grid(page)
+    page.get_by_label("View", exact=True).select_option("List")
+
+
+def gallery_review(page):
+    gallery_grid(page)
+    page.get_by_role("button", name="Review").click()
+    page.keyboard.press("?")
+    page.keyboard.press("a")
+    page.keyboard.press("d")
+
+
+def gallery_delete(page):
+    gallery_grid(page)
+    page.get_by_role("button", name="Delete everything …").click()
+
+
 @pytest.mark.parametrize(
     "look", [{"color_scheme": "light"}, {"color_scheme": "dark", **PHONE}], ids=["desktop", "dark phone"]
 )
-@pytest.mark.parametrize("state", [empty, working, result, error, error_page, many, site_form, site_report, site_error])
+@pytest.mark.parametrize(
+    "state",
+    [
+        empty,
+        working,
+        result,
+        error,
+        error_page,
+        many,
+        gallery_empty,
+        gallery_working,
+        gallery_grid,
+        gallery_list,
+        gallery_review,
+        gallery_delete,
+        site_form,
+        site_report,
+        site_error,
+    ],
+)
 def test_axe_finds_nothing(visit, shoot, state, look):
     page = visit(reduced_motion="reduce", **look)
     state(page)
@@ -75,15 +132,15 @@ def test_keyboard_alone_reaches_everything_and_shows_where_it_is(visit):
     describe(page)
     reached = []
     page.locator("body").evaluate("() => scrollTo(0, 0)")
-    for _ in range(17):
+    for _ in range(18):
         page.keyboard.press("Tab")
         focused = page.locator(":focus")
-        reached.append(focused.evaluate("e => e.id || e.className || e.localName"))
+        reached.append(focused.evaluate("e => e.id || e.className || e.pathname?.slice(1) || e.localName"))
         ring = focused if reached[-1] != "photos" else page.locator("label[for=photos]")
         assert ring.evaluate("e => getComputedStyle(e).outlineStyle") != "none"
     assert reached == [
-        "brand", "a", "a", "photos", "summary", "plain", "plain", "plain", "zip", "clear", "button", "summary",
-        "textarea", "plain copy", "plain copy-alt", "plain strip", "plain remove",
+        "brand", "gallery", "html", "video", "photos", "summary", "plain", "plain", "plain", "zip", "clear",
+        "button", "summary", "textarea", "plain copy", "plain copy-alt", "plain strip", "plain remove",
     ]  # fmt: skip
 
 
@@ -105,12 +162,31 @@ def test_nothing_sticks_out(visit, shoot, width, script):
         shoot(page, f"{width} wide")
 
 
-def test_targets_are_large_enough(visit):
+@pytest.mark.parametrize("width", [320, 390, 640, 1280])
+@pytest.mark.parametrize("state", [gallery_list, gallery_review])
+def test_nothing_sticks_out_of_the_gallery(visit, shoot, width, state):
+    page = visit(viewport={"width": width, "height": 800})
+    state(page)
+    assert page.locator("html").evaluate("html => html.scrollWidth") <= width
+    root = "dialog[open]" if state is gallery_review else "main"
+    widest = page.locator(root).evaluate(
+        "root => Math.max(...[...root.querySelectorAll('*')].map(e => e.getBoundingClientRect().right))"
+    )
+    assert widest <= width
+    shoot(page, f"{state.__name__} {width} wide")
+
+
+@pytest.mark.parametrize("state", [empty, result, error, gallery_empty, gallery_grid, gallery_review, gallery_delete])
+def test_targets_are_large_enough_for_a_thumb(visit, state):
+    """44 pixels. The words of a caption are links in a text, which may be smaller."""
     page = visit(**PHONE)
-    describe(page)
-    for button in page.locator("button:visible:not(.words *), summary, .button:visible, #clear").all():
-        box = button.bounding_box()
-        assert min(box["width"], box["height"]) >= 24, button.inner_text()
+    state(page)
+    page = page.locator("dialog[open]") if page.locator("dialog[open]").count() else page
+    targets = page.locator("button:visible:not(.words *), summary:visible, .button:visible, a:visible, select:visible")
+    assert targets.count() >= 2
+    for target in targets.all():
+        box = target.bounding_box()
+        assert min(box["width"], box["height"]) >= 43.5, target.evaluate("e => e.outerHTML")
 
 
 def test_reduced_motion(visit):

@@ -8,7 +8,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from browsing import BROKEN, PHONE, picture, upload
+from helpers import ROOT
 from playwright.sync_api import expect
+
+from web.pages import sentence
 
 LOOK = re.compile(r"^“(.+)”, (\d+)% sure\. The model focused on the bright area\.$")
 
@@ -90,6 +93,17 @@ def test_our_own_picture(visit):
     done(page, 1)
     expect(page.locator(".photo .name")).to_have_text("dog.webp")
     expect(page.locator(".photo h2")).to_contain_text("dog")
+
+
+def test_example_on_the_empty_page_is_what_the_model_says(visit, generator):
+    page = visit()
+    result = generator.caption(ROOT / "static" / "samples" / "dog.webp", 3)
+    example = page.locator(".example")
+    expect(example.locator("q")).to_have_text(sentence(result.text))
+    expect(example).to_contain_text(f"{round(100 * result.confidence)}%")
+    assert example.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)")
+    describe(page)
+    expect(example).to_be_hidden()
 
 
 # On the way
@@ -215,6 +229,41 @@ def test_pick_another_caption(visit, caption):
     expect(page.locator(".words")).to_have_text(caption(picture(), 1))
     page.locator(".words button").first.hover()
     expect(page.locator(".sure span")).to_have_text(LOOK)
+
+
+VOICES = """
+    window.spoken = [];
+    Object.defineProperty(window, "speechSynthesis", { value: Object.assign(new EventTarget(), {
+        getVoices: () => [{ lang: "en" }],
+        speak: (speech) => { window.spoken.push([speech.lang, speech.text]); window.speech = speech; },
+        cancel: () => window.speech?.onend?.(),
+    }) });
+"""
+
+
+def test_read_aloud(visit, caption):
+    """With voices of the test's own: a browser without a loudspeaker has none."""
+    page = visit()
+    page.context.add_init_script(VOICES)
+    page.reload()
+    describe(page)
+    page.get_by_role("button", name="Read aloud").click()
+    expect(page.get_by_role("button", name="Read aloud")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="Read aloud").click()
+    expect(page.get_by_role("button", name="Read aloud")).to_have_attribute("aria-pressed", "false")
+    page.get_by_label("Text to publish").fill("My own words.")
+    page.get_by_role("button", name="Read aloud").click()
+    spoken = page.locator("body").evaluate("() => window.spoken")
+    assert spoken == [["en", caption(picture())], ["en", "My own words."]]
+
+
+def test_no_read_aloud_in_a_browser_without_voices(visit):
+    page = visit()
+    page.context.add_init_script("delete Window.prototype.speechSynthesis; delete window.speechSynthesis;")
+    page.reload()
+    describe(page)
+    expect(page.get_by_role("button", name="Copy text")).to_be_visible()
+    expect(page.get_by_role("button", name="Read aloud")).to_be_hidden()
 
 
 def test_edit_and_copy(visit):
@@ -409,7 +458,7 @@ def test_first_view_is_small_and_ours(visit, address):
     )
     assert len(loaded) >= 4
     assert all(url.startswith(address) for url, _size in loaded)
-    assert 10_000 < sum(size for _url, size in loaded) < 50_000
+    assert 10_000 < sum(size for _url, size in loaded) < 60_000
 
 
 def test_the_api_can_be_tried(visit, shoot):

@@ -165,4 +165,4 @@ def test_sentence():
 
 def test_confidence():
     assert confidence(SimpleNamespace(confidence=0.296)) == 30
-    assert [in_words(percent) for percent in (100, 60, 59, 0)] == ["Quite sure", "Quite sure", "Fairly sure", "A guess"]
+    assert [in_words(percent) for percent in (100, 60, 59, 0)] == ["Quite sure", "Quite sure", "Less sure", "A guess"]

@@ -1,0 +1,43 @@
+// Opens the pages without a connection. Everything comes from the server as long as it answers, so that nobody gets old
+// code; what it answered last is kept for the time without it. Answers with photos or captions are never kept.
+
+const PAGES = ["/", "/gallery"];
+const NAME = "pages";
+
+/** Keeps the pages and every file that they name. */
+async function fill() {
+  const cache = await caches.open(NAME);
+  const files = new Set();
+  for (const path of PAGES) {
+    const response = await fetch(path);
+    if (!response.ok) throw new Error(`${path}: ${response.status}`);
+    await cache.put(path, response.clone());
+    for (const [, file] of (await response.text()).matchAll(/(?:href|src)="(\/static\/[^"]+)"/g)) files.add(file);
+  }
+  await cache.addAll([...files]);
+}
+
+addEventListener("install", (event) => event.waitUntil(fill().then(() => skipWaiting())));
+addEventListener("activate", (event) => event.waitUntil(clients.claim()));
+
+addEventListener("fetch", (event) => {
+  const { method, url } = event.request;
+  const { origin, pathname } = new URL(url);
+  if (method !== "GET" || origin !== location.origin) return;
+  if (PAGES.includes(pathname) || pathname.startsWith("/static/")) event.respondWith(answer(event, pathname));
+});
+
+async function answer(event, path) {
+  const cache = await caches.open(NAME);
+  try {
+    const response = await fetch(event.request);
+    if (response.ok) event.waitUntil(cache.put(path, response.clone()));
+    return response;
+  } catch (error) {
+    const kept = await cache.match(path, { ignoreVary: true });
+    if (!kept) throw error;
+    if (event.request.mode !== "navigate") return kept;
+    const html = (await kept.text()).replace("<html", "<html data-kept");
+    return new Response(html, { headers: kept.headers });
+  }
+}

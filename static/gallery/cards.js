@@ -1,0 +1,88 @@
+// The photos of a page of the gallery, as cards, and their small copies.
+
+import { loadThumbnail, saveThumbnail } from "./store.js";
+
+const thumbnailer = new Worker(new URL("thumbnailer.js", import.meta.url));
+const waiting = new Map(); // id → function that takes the blob
+const addresses = new Map(); // id → promise of a URL, or of null
+
+thumbnailer.onmessage = ({ data: { id, blob } }) => {
+  waiting.get(id)(blob);
+  waiting.delete(id);
+};
+
+/** Makes and stores the small copy of a photo. */
+export function makeThumbnail(id, file) {
+  const made = new Promise((resolve) => waiting.set(id, resolve));
+  addresses.set(id, made.then((blob) => blob && URL.createObjectURL(blob)));
+  thumbnailer.postMessage({ id, file });
+  made.then((blob) => blob && saveThumbnail(id, blob));
+}
+
+/** The URL of the small copy of a photo; null if the browser cannot show its file. */
+export function thumbnail(id) {
+  if (!addresses.has(id)) addresses.set(id, loadThumbnail(id).then((blob) => (blob ? URL.createObjectURL(blob) : null)));
+  return addresses.get(id);
+}
+
+export function forgetThumbnails() {
+  for (const address of addresses.values()) address.then((url) => url && URL.revokeObjectURL(url));
+  addresses.clear();
+}
+
+/** Shows a photo's small copy, unless `image` shows another photo by then. */
+export async function showThumbnail(image, id) {
+  image.dataset.photo = id;
+  const address = await thumbnail(id);
+  if (image.dataset.photo !== String(id)) return;
+  if (address) image.src = address;
+  else image.removeAttribute("src");
+}
+
+export class Cards {
+  #cards = new Map(); // id → element
+
+  /** @param {(id: number) => void} open what a click on a card does */
+  constructor(list, texts, percent, open) {
+    Object.assign(this, { list, texts, percent, open, template: document.querySelector("#card").content.firstElementChild });
+  }
+
+  /** Shows these photos and no others. Cards that stay keep their focus. */
+  show(photos) {
+    const wanted = new Map(photos.map((photo) => [photo.id, this.#cards.get(photo.id) ?? this.#create(photo)]));
+    for (const [id, card] of this.#cards) if (!wanted.has(id)) card.remove();
+    this.#cards = wanted;
+    let place = this.list.firstElementChild;
+    for (const photo of photos) {
+      const card = wanted.get(photo.id);
+      this.#fill(card, photo);
+      if (card === place) place = place.nextElementSibling;
+      else this.list.insertBefore(card, place);
+    }
+  }
+
+  focus(id) {
+    this.#cards.get(id)?.querySelector("button").focus();
+  }
+
+  #create(photo) {
+    const card = this.template.cloneNode(true);
+    card.querySelector("button").addEventListener("click", () => this.open(photo.id));
+    showThumbnail(card.querySelector("img"), photo.id);
+    return card;
+  }
+
+  #fill(card, photo) {
+    const [caption, mark, name] = card.querySelectorAll(".caption, .mark, .name");
+    const text = photo.error ?? (photo.text || (photo.decorative ? this.texts.decorative : this.texts.empty));
+    const state = photo.error ? "failed" : photo.reviewed ? "reviewed" : "open";
+    if (card.dataset.state === state && caption.textContent === text) return;
+    card.dataset.state = state;
+    caption.textContent = text;
+    if (photo.text) caption.lang = photo.language;
+    else caption.removeAttribute("lang");
+    card.querySelector("button").disabled = Boolean(photo.error);
+    mark.textContent = { failed: "", reviewed: `✓ ${this.texts.reviewed}`, open: this.percent(photo) }[state];
+    name.textContent = photo.name;
+  }
+}

@@ -1,0 +1,322 @@
+// The gallery: many photos, sent in small groups, kept in this browser, filtered, reviewed and downloaded.
+
+import { Cards, forgetThumbnails, makeThumbnail } from "./cards.js";
+import { chosenFiles, droppedFiles } from "./files.js";
+import { Review } from "./review.js";
+import { Sender } from "./sender.js";
+import { forgetEverything, loadPhotos, onProblem, removePhoto, savePhoto, sweep } from "./store.js";
+import { rankWords, wordsOf } from "./words.js";
+
+const PAGE = 48; // photos shown at a time
+const WORDS = 40; // in the list
+
+const find = (selector) => document.querySelector(selector);
+const { captions: address, limit, confidence, common } = find("#gallery").dataset;
+const texts = find("#texts").dataset;
+const [filters, status, notice, sending] = ["#filters", "#status", "#notice", "#sending"].map(find);
+const levels = JSON.parse(confidence); // [[least per cent, words], …], the highest first
+const language = document.documentElement.lang;
+const collator = new Intl.Collator(language, { numeric: true });
+const decimal = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
+const percent = new Intl.NumberFormat(language, { style: "percent" });
+const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+const sentence = (text) => (text ? `${text[0].toUpperCase()}${text.slice(1)}.` : "");
+const surely = (photo) => (photo.error ? 101 : Math.round(100 * photo.choices[0].confidence)); // failed ones come last
+const sure = ({ confidence }) => `${level(Math.round(100 * confidence))[1]}, ${percent.format(confidence)}`;
+const level = (per) => levels.find(([least]) => per >= least);
+
+const photos = new Map(); // id → photo
+const files = new Map(); // id → item that can be sent again
+const words = new Set(); // chosen in the list of words
+let page = 0;
+let last = 0; // the latest id
+
+// Adding and sending
+
+const sender = new Sender({ address, limit: Number(limit), texts }, keep, showProgress);
+
+function add(items) {
+  notice.hidden = true;
+  const known = new Set([...photos.values()].filter((photo) => !photo.error).map((photo) => photo.key));
+  for (const { key } of files.values()) known.add(key);
+  const fresh = [];
+  for (const { file, name } of items) {
+    const key = `${name} ${file.size} ${file.lastModified}`;
+    if (known.has(key)) continue;
+    known.add(key);
+    const old = [...photos.values()].find((photo) => photo.key === key);
+    if (old) drop(old.id);
+    last = Math.max(Date.now() + Math.random(), last + 1); // other tabs add photos too
+    fresh.push({ id: last, key, file, name });
+  }
+  if (!fresh.length) return say(items.length ? texts.known : texts.none);
+  status.textContent = fill(texts.started, { count: fresh.length });
+  send(fresh);
+}
+
+function send(items) {
+  const chosen = find("#upload select")?.value;
+  sender.address = chosen ? `${address}?language=${chosen}` : address;
+  for (const item of items) files.set(item.id, item);
+  sender.add(items);
+}
+
+/** A message that everybody must see. */
+function say(message) {
+  notice.textContent = message;
+  notice.hidden = false;
+}
+
+function keep({ id, key, file, name }, { error, again, language = "en", alternatives }) {
+  const choices = alternatives?.map(({ caption, confidence }) => ({ caption, confidence }));
+  put(error ? { id, key, name, error } : { id, key, name, language, choices, text: sentence(choices[0].caption), reviewed: false, decorative: false });
+  if (!again) files.delete(id);
+  makeThumbnail(id, file);
+}
+
+function put(photo) {
+  photos.set(photo.id, photo);
+  savePhoto(photo);
+  schedule();
+}
+
+function drop(id) {
+  photos.delete(id);
+  removePhoto(id);
+  schedule();
+}
+
+function showProgress() {
+  const { done, total, failed, rate, busy } = sender;
+  const finished = !busy && total > 0;
+  sending.hidden = !total;
+  sending.querySelector("progress").max = total || 1;
+  sending.querySelector("progress").value = done;
+  sending.querySelector("progress").hidden = finished;
+  const parts = [fill(texts.count, { done, total })];
+  if (busy && done) {
+    const seconds = Math.ceil((total - done) / rate);
+    const [unit, amount] = seconds < 90 ? ["second", seconds] : ["minute", Math.round(seconds / 60)];
+    const time = new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "long" }).format(amount);
+    parts.push(fill(texts.rate, { rate: decimal.format(rate) }), fill(texts.left, { time }));
+  }
+  if (failed) parts.push(fill(texts.failed, { count: failed }));
+  if (finished) parts.unshift(done < total ? texts.cancelled : texts.finished);
+  sending.querySelector(".count").textContent = parts.join(" · ");
+  find("#cancel").hidden = finished;
+  const waiting = !busy && [...files.keys()].some((id) => photos.get(id)?.error);
+  find("#again").hidden = !waiting;
+  if (finished) {
+    status.textContent = parts.join(". ");
+    for (const id of files.keys()) if (!photos.has(id)) files.delete(id); // cancelled
+    render();
+  }
+}
+
+find("#cancel").addEventListener("click", () => sender.cancel());
+
+find("#again").addEventListener("click", () => {
+  const items = [...files.values()];
+  for (const { id } of items) drop(id);
+  send(items);
+});
+
+for (const input of document.querySelectorAll("#upload input")) {
+  input.addEventListener("change", () => {
+    add(chosenFiles(input));
+    input.value = "";
+  });
+}
+
+document.addEventListener("paste", (event) => {
+  const pasted = [...event.clipboardData.files].map((file) => ({ file, name: file.name }));
+  if (pasted.length) add(pasted);
+});
+
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, async (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    find("#upload").classList.toggle("target", kind === "dragover" || kind === "dragenter");
+    if (kind === "drop") add(await droppedFiles(event.dataTransfer));
+  });
+}
+
+addEventListener("beforeunload", (event) => sender.busy && event.preventDefault());
+
+// Filtering and showing
+
+const cards = new Cards(find("#cards"), texts, (photo) => percent.format(surely(photo) / 100), (id) => review.open(reviewable(), id));
+
+const ORDERS = {
+  "": (a, b) => a.id - b.id,
+  sure: (a, b) => surely(a) - surely(b) || a.id - b.id,
+  name: (a, b) => collator.compare(a.name, b.name),
+};
+const STATES = {
+  "": () => true,
+  open: (photo) => !photo.error && !photo.reviewed,
+  reviewed: (photo) => photo.reviewed,
+  failed: (photo) => photo.error,
+};
+
+/** The photos that pass the filters, in the chosen order. */
+function filtered() {
+  const { search, show, sure: least, order } = Object.fromEntries(new FormData(filters));
+  const terms = search.toLowerCase().split(/\s+/).filter(Boolean);
+  const passes = (photo) => {
+    if (!STATES[show](photo) || (least && (photo.error || level(surely(photo))[0] !== Number(least)))) return false;
+    const text = `${photo.text ?? ""} ${photo.name}`.toLowerCase();
+    if (!terms.every((term) => text.includes(term))) return false;
+    return !words.size || [...words].every((word) => wordsOf(photo).has(word));
+  };
+  return [...photos.values()].filter(passes).sort(ORDERS[order]);
+}
+
+const reviewable = () => filtered().filter((photo) => !photo.error).map((photo) => photo.id);
+
+let scheduled;
+function schedule() {
+  scheduled ??= setTimeout(() => {
+    scheduled = undefined;
+    requestAnimationFrame(render);
+  }, sender.busy ? 200 : 0);
+}
+
+function render() {
+  const all = [...photos.values()];
+  const shown = filtered();
+  const pages = Math.max(1, Math.ceil(shown.length / PAGE));
+  page = Math.min(page, pages - 1);
+  find("#collection").hidden = !all.length;
+  document.documentElement.classList.toggle("filled", all.length > 0);
+  const reviewed = all.filter((photo) => photo.reviewed).length;
+  find("#found").textContent = fill(texts.found, { count: shown.length, total: all.length, reviewed });
+  find("#cards").className = filters.elements.view.value;
+  cards.show(shown.slice(PAGE * page, PAGE * (page + 1)));
+  find("#pager").hidden = pages === 1;
+  find("#pager span").textContent = fill(texts.page, { page: page + 1, pages });
+  find("#back").disabled = page === 0;
+  find("#forth").disabled = page === pages - 1;
+  const none = !shown.some((photo) => !photo.error);
+  for (const button of document.querySelectorAll("#export button:not(#forget)")) button.disabled = none;
+  renderWords(all);
+}
+
+function renderWords(all) {
+  const ranked = rankWords(all, WORDS, JSON.parse(common));
+  for (const word of words) if (!ranked.some(([other]) => other === word)) ranked.push([word, 0]);
+  const list = find("#words ol");
+  const have = [...list.querySelectorAll("button")];
+  ranked.forEach(([word, count], index) => {
+    const button = have[index] ?? list.appendChild(document.createElement("li")).appendChild(document.createElement("button"));
+    const label = `${word} ${count}`;
+    if (button.textContent !== label) {
+      const number = document.createElement("small");
+      number.textContent = count;
+      button.replaceChildren(`${word} `, number);
+    }
+    Object.assign(button, { type: "button", value: word });
+    button.setAttribute("aria-pressed", words.has(word));
+  });
+  for (const button of have.slice(ranked.length)) button.parentElement.remove();
+  find("#words").hidden = !ranked.length;
+}
+
+find("#words").addEventListener("click", ({ target }) => {
+  const value = target.closest("button")?.value;
+  if (!value) return;
+  if (!words.delete(value)) words.add(value);
+  refilter();
+});
+filters.addEventListener("submit", (event) => event.preventDefault());
+filters.addEventListener("input", refilter);
+
+function refilter() {
+  page = 0;
+  const chosen = new URLSearchParams([...new FormData(filters), ...[...words].map((word) => ["word", word])].filter(([, value]) => value));
+  history.replaceState(null, "", `#${chosen}`); // the part of the address that no server sees
+  render();
+}
+
+function turn(pages) {
+  page += pages;
+  render();
+  find("#found").scrollIntoView();
+}
+find("#back").addEventListener("click", () => turn(-1));
+find("#forth").addEventListener("click", () => turn(1));
+
+// Review, download, delete
+
+const review = new Review(find("#review"), texts, {
+  get: (id) => photos.get(id),
+  save: (photo) => put(photo),
+  put,
+  remove: drop,
+  sentence,
+  sure,
+  fill,
+  closed: (id) => {
+    const at = filtered().findIndex((photo) => photo.id === id);
+    if (at >= 0) page = Math.floor(at / PAGE);
+    render();
+    cards.focus(id);
+  },
+});
+
+find("#start").addEventListener("click", () => {
+  const ids = reviewable();
+  review.open(ids, ids.find((id) => !photos.get(id).reviewed) ?? ids[0]);
+});
+
+find("#export").addEventListener("submit", ({ target }) => {
+  const fields = filtered().filter((photo) => !photo.error).flatMap((photo) => [
+    ["name", photo.name],
+    ["text", photo.text],
+    ["language", photo.language],
+    ["alternatives", photo.choices.map((choice) => choice.caption).join("|")],
+  ]);
+  target.querySelector("div").replaceChildren(...fields.map(([name, value]) => Object.assign(document.createElement("input"), { name, value })));
+});
+
+find("#forget").addEventListener("click", () => find("#ask").showModal());
+find("#ask").addEventListener("close", async ({ target }) => {
+  if (target.returnValue !== "forget") return;
+  target.returnValue = "";
+  sender.cancel();
+  photos.clear();
+  files.clear();
+  words.clear();
+  filters.reset();
+  review.forget();
+  forgetThumbnails();
+  await forgetEverything();
+  sending.hidden = true;
+  refilter();
+  status.textContent = texts.forgotten;
+  find("#files").focus();
+});
+
+// Start
+
+onProblem(() => {
+  say(texts.unsaved);
+  addEventListener("beforeunload", (event) => photos.size && event.preventDefault());
+});
+
+function restoreFilters() {
+  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
+    if (name === "word") words.add(value);
+    else if (filters.elements[name]) filters.elements[name].value = value;
+  }
+  for (const select of filters.querySelectorAll("select")) if (select.selectedIndex < 0) select.selectedIndex = 0;
+}
+
+document.documentElement.classList.add("js");
+find("#words").open = matchMedia("(min-width: 56rem)").matches;
+restoreFilters();
+for (const photo of await loadPhotos().catch(() => (say(texts.unsaved), []))) photos.set(photo.id, photo);
+last = Math.max(0, ...photos.keys());
+sweep(photos.keys());
+render();

@@ -1,0 +1,190 @@
+// The dialog that shows one photo after the other to accept or correct its caption, with the keyboard alone if wanted.
+
+import { offerSpeech } from "../speech.js";
+import { showThumbnail } from "./cards.js";
+
+const KEYS = {
+  a: "accept", ArrowRight: "next", ArrowLeft: "previous", e: "edit", d: "decorative", u: "undo", r: "speak", "?": "help", Delete: "remove",
+}; // prettier-ignore
+
+export class Review {
+  #order = []; // ids, in the order of the gallery when the dialog was opened
+  #at = 0;
+  #undo = []; // {id, before}: the photo as it was
+  #editing = false; // the present edit is in #undo
+
+  /**
+   * @param {object} hooks get(id), save(photo), remove(id), put(photo), sentence(text), sure(choice), fill(text, values), closed(id)
+   */
+  constructor(dialog, texts, hooks) {
+    Object.assign(this, { dialog, texts, hooks });
+    const find = (selector) => dialog.querySelector(selector);
+    Object.assign(this, { image: find("img"), field: find("textarea"), choices: find(".choices"), status: find("[role=status]") });
+    dialog.addEventListener("click", (event) => this[event.target.closest("[data-do]")?.dataset.do]?.());
+    dialog.addEventListener("keydown", (event) => this.#key(event));
+    dialog.addEventListener("close", () => hooks.closed(this.#order[this.#at]));
+    this.field.addEventListener("input", () => this.#edit());
+    this.field.addEventListener("blur", () => (this.#editing = false));
+    this.image.addEventListener("load", () => this.#showImage(true));
+    offerSpeech(find(".speak"), () => this.field.value, () => this.field.lang);
+  }
+
+  open(ids, id) {
+    this.#order = ids;
+    this.#at = Math.max(0, ids.indexOf(id));
+    this.dialog.showModal();
+    this.#show();
+    this.#button("accept").focus();
+  }
+
+  get #photo() {
+    return this.hooks.get(this.#order[this.#at]);
+  }
+
+  #button(action) {
+    return this.dialog.querySelector(`[data-do=${action}]`);
+  }
+
+  #key(event) {
+    const inField = event.target === this.field;
+    if (inField && (event.key === "Escape" || (event.key === "Enter" && event.ctrlKey))) {
+      event.preventDefault(); // ends the edit, not the review
+      this.#button("accept").focus();
+      if (event.key === "Enter") this.accept();
+    }
+    if (inField || event.ctrlKey || event.altKey || event.metaKey) return;
+    const choice = this.choices.children[event.key - 1];
+    const action = KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
+    if (!choice && !action) return;
+    event.preventDefault();
+    if (choice) choice.firstElementChild.click();
+    else if (action === "speak") this.#button("speak").click();
+    else this[action]();
+  }
+
+  #show(message) {
+    const photo = this.#photo;
+    const { texts, hooks } = this;
+    const place = hooks.fill(texts.place, { number: this.#at + 1, count: this.#order.length });
+    this.dialog.querySelector("#place").textContent = place;
+    this.dialog.querySelector(".name").textContent = photo.name;
+    this.#showImage(true);
+    showThumbnail(this.image, photo.id).then(() => this.#showImage(this.image.hasAttribute("src")));
+    this.choices.replaceChildren(...photo.choices.map((choice, index) => this.#choice(photo, choice, index)));
+    this.field.value = photo.text;
+    this.field.lang = photo.language;
+    this.#showState(photo);
+    this.status.textContent = [message, `${place}: ${photo.text || texts[photo.decorative ? "decorative" : "empty"]}`].filter(Boolean).join(" ");
+  }
+
+  #showImage(visible) {
+    this.image.hidden = !visible;
+    this.dialog.querySelector(".blank").hidden = visible;
+  }
+
+  #choice(photo, choice, index) {
+    const item = document.createElement("li");
+    const button = document.createElement("button");
+    const text = document.createElement("span");
+    const key = document.createElement("kbd");
+    const sure = document.createElement("small");
+    button.type = "button";
+    text.textContent = this.hooks.sentence(choice.caption);
+    text.lang = photo.language;
+    key.textContent = index + 1;
+    sure.textContent = this.hooks.sure(choice);
+    button.append(key, " ", text, " ", sure);
+    button.addEventListener("click", () => this.#change({ text: text.textContent, decorative: false }, ""));
+    item.append(button);
+    return item;
+  }
+
+  #showState(photo) {
+    for (const { firstElementChild: button } of this.choices.children) {
+      button.setAttribute("aria-pressed", button.querySelector("span").textContent === photo.text);
+    }
+    this.#button("decorative").setAttribute("aria-pressed", photo.decorative);
+    this.dialog.querySelector(".sure").textContent = photo.reviewed ? `✓ ${this.texts.reviewed}` : "";
+  }
+
+  /** Changes the photo so that it can be undone. */
+  #change(values, message) {
+    const photo = this.#photo;
+    this.#undo.push({ id: photo.id, before: { ...photo } });
+    this.hooks.save(Object.assign(photo, values));
+    this.#show(message);
+  }
+
+  #edit() {
+    const photo = this.#photo;
+    if (!this.#editing) this.#undo.push({ id: photo.id, before: { ...photo } });
+    this.#editing = true;
+    this.hooks.save(Object.assign(photo, { text: this.field.value, decorative: false }));
+    this.#showState(photo);
+  }
+
+  #go(steps, message) {
+    const target = this.#at + steps;
+    this.#editing = false;
+    this.#at = Math.min(Math.max(target, 0), this.#order.length - 1);
+    this.#show(target >= this.#order.length ? this.texts.end : message);
+  }
+
+  accept() {
+    const photo = this.#photo;
+    this.#undo.push({ id: photo.id, before: { ...photo } });
+    this.hooks.save(Object.assign(photo, { text: this.field.value.trim(), reviewed: true }));
+    this.#go(1);
+  }
+
+  next() {
+    this.#go(1);
+  }
+
+  previous() {
+    this.#go(-1);
+  }
+
+  edit() {
+    this.field.focus();
+    this.field.select();
+  }
+
+  decorative() {
+    const { decorative, choices } = this.#photo;
+    this.#change(decorative ? { decorative: false, text: this.hooks.sentence(choices[0].caption) } : { decorative: true, text: "" });
+  }
+
+  remove() {
+    const photo = this.#photo;
+    this.#undo.push({ id: photo.id, before: { ...photo }, at: this.#at });
+    this.hooks.remove(photo.id);
+    this.#order.splice(this.#at, 1);
+    if (this.#order.length) this.#go(0);
+    else this.dialog.close();
+  }
+
+  undo() {
+    const last = this.#undo.pop();
+    if (!last) return void (this.status.textContent = this.texts.nothing);
+    if (!this.hooks.get(last.id)) this.#order.splice(last.at ?? 0, 0, last.id);
+    this.hooks.put(last.before);
+    if (!this.#order.includes(last.id)) this.#order.push(last.id);
+    this.#at = this.#order.indexOf(last.id);
+    this.#show(this.texts.undone);
+  }
+
+  forget() {
+    this.#undo.length = 0;
+  }
+
+  help() {
+    const keys = this.dialog.querySelector("#keys");
+    keys.hidden = !keys.hidden;
+    this.#button("help").setAttribute("aria-expanded", !keys.hidden);
+  }
+
+  close() {
+    this.dialog.close();
+  }
+}

@@ -1,0 +1,124 @@
+// Sends photos to the API in small groups, a few groups at a time, and reports how far it is.
+
+const GROUP = 8; // photos in a request
+const PARALLEL = 3; // requests at a time
+const TRIES = 5; // for a request that the server is too busy for, or does not get
+const BUSY = [429, 502, 503, 504];
+
+export class Sender {
+  #queue = [];
+  #active = 0;
+  #stop = new AbortController();
+  #start = 0;
+
+  /**
+   * @param {{address: string, limit: number, texts: object}} settings limit: bytes of a request
+   * @param {(item: object, answer: object) => void} onAnswer an answer is {caption, alternatives, …}, or {error, again}
+   * @param {() => void} onProgress
+   */
+  constructor(settings, onAnswer, onProgress) {
+    Object.assign(this, settings, { onAnswer, onProgress, done: 0, failed: 0, total: 0 });
+  }
+
+  get busy() {
+    return this.#active > 0;
+  }
+
+  /** Photos per second since the first one was added. */
+  get rate() {
+    return this.done / ((performance.now() - this.#start) / 1000);
+  }
+
+  /** @param {{file: File, name: string}[]} items */
+  add(items) {
+    if (!this.busy) {
+      Object.assign(this, { done: 0, failed: 0, total: 0 });
+      this.#start = performance.now();
+    }
+    this.#queue.push(...items);
+    this.total += items.length;
+    while (this.#active < PARALLEL && this.#active < this.#queue.length) {
+      this.#active += 1;
+      this.#work(this.#stop.signal);
+    }
+    this.onProgress();
+  }
+
+  cancel() {
+    this.#queue.length = 0;
+    this.#active = 0;
+    this.#stop.abort();
+    this.#stop = new AbortController();
+    this.onProgress();
+  }
+
+  async #work(signal) {
+    while (this.#queue.length) {
+      const group = this.#nextGroup();
+      const answers = await this.#send(group, signal);
+      if (signal.aborted) return;
+      group.forEach((item, index) => this.#report(item, answers[index]));
+      this.onProgress();
+    }
+    this.#active -= 1;
+    this.onProgress();
+  }
+
+  #report(item, answer) {
+    this.done += 1;
+    if (answer.error) this.failed += 1;
+    this.onAnswer(item, answer);
+  }
+
+  #nextGroup() {
+    const room = this.limit - 2 ** 14; // the rest is for the form around the photos
+    let size = 0;
+    let count = 0;
+    while (count < Math.min(GROUP, this.#queue.length) && (!count || size + this.#queue[count].file.size <= room)) {
+      size += this.#queue[count].file.size;
+      count += 1;
+    }
+    return this.#queue.splice(0, count);
+  }
+
+  /** One answer for each item. */
+  async #send(items, signal) {
+    const problems = await Promise.all(items.map((item) => this.#check(item.file)));
+    const fine = items.filter((_, index) => !problems[index]);
+    const answers = fine.length ? await this.#post(fine, signal) : [];
+    return problems.map((error) => (error ? { error } : answers?.shift()));
+  }
+
+  async #check(file) {
+    if (file.size > this.limit - 2 ** 14) return this.texts.large;
+    return file.slice(0, 1).arrayBuffer().then(() => null, () => this.texts.unreadable);
+  }
+
+  async #post(items, signal) {
+    const body = new FormData();
+    for (const { file, name } of items) body.append("image", file, name);
+    let response;
+    for (let wait = 1; wait < 2 ** TRIES && !signal.aborted; wait *= 2) {
+      response = await fetch(this.address, { method: "POST", body, signal }).catch(() => null);
+      if (response && !BUSY.includes(response.status)) break;
+      await pause(1000 * (response?.headers.get("Retry-After") ?? wait), signal);
+    }
+    if (signal.aborted) return [];
+    const answer = await response?.json().catch(() => null);
+    if (response?.ok && answer) return answer.photos;
+    if (!response) this.#queue.splice(0).forEach((item) => this.#report(item, { error: this.texts.unreachable, again: true }));
+    if (response && !BUSY.includes(response.status) && items.length > 1) {
+      const answers = []; // one by one, to learn what is wrong with each
+      for (const item of items) answers.push(...(await this.#post([item], signal)));
+      return answers;
+    }
+    return items.map(() => ({ error: answer?.message ?? this.texts.unreachable, again: BUSY.includes(response?.status ?? 503) }));
+  }
+}
+
+function pause(milliseconds, signal) {
+  return new Promise((resolve) => {
+    setTimeout(resolve, milliseconds);
+    signal.addEventListener("abort", resolve, { once: true });
+  });
+}

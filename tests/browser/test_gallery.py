@@ -1,0 +1,384 @@
+"""The gallery as a person uses it. Slow: each test opens pages in a real browser."""
+
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from browsing import BROKEN, picture, upload
+from helpers import SIDE, Brightness, Serving
+from PIL import Image
+from playwright.sync_api import expect
+
+from app import create_app
+from captioning.images import resize_image
+
+pytestmark = pytest.mark.slow
+
+
+def photos(count, start=0):
+    return [upload(f"{n}.png", picture(n)) for n in range(start, start + count)]
+
+
+def fill(page, files):
+    """Adds photos and waits until all have their answers."""
+    page.set_input_files("#files", files)
+    finished(page)
+
+
+def finished(page):
+    expect(page.locator("#sending .count")).to_contain_text("Finished", timeout=120_000)
+
+
+def names(page):
+    return page.locator(".card .name").all_text_contents()  # also of cards that are not on the screen
+
+
+def found(page, text):
+    expect(page.locator("#found")).to_have_text(re.compile(text))
+
+
+def stored(page):
+    """What IndexedDB holds: [photos, number of thumbnails]."""
+    return page.locator("body").evaluate(
+        """() => new Promise((resolve) => {
+            indexedDB.open("gallery").onsuccess = ({ target: { result } }) => {
+                const transaction = result.transaction(["photos", "thumbnails"]);
+                const photos = transaction.objectStore("photos").getAll();
+                const thumbnails = transaction.objectStore("thumbnails").count();
+                transaction.oncomplete = () => resolve([photos.result, thumbnails.result]);
+            };
+        })"""
+    )
+
+
+def downloaded(page, kind):
+    with page.expect_download() as download:
+        page.get_by_role("button", name=kind, exact=True).click()
+    return download.value.path().read_text("utf-8-sig")
+
+
+def main_thread_tasks(trace):
+    """Processor time of each task of the page in milliseconds. Unlike its duration, it ignores what else is running."""
+    events = json.loads(trace)["traceEvents"]
+    main = [e["tid"] for e in events if e["name"] == "thread_name" and e["args"]["name"] == "CrRendererMain"]
+    return [e["tdur"] / 1000 for e in events if e["name"] == "RunTask" and e["tid"] in main and "tdur" in e]
+
+
+# Many photos
+
+
+class Quick(Brightness):
+    """Captions of the usual length at once: this is not about the model."""
+
+    def caption_batch(self, images, **options):
+        results = super().caption_batch(images, **options)
+        for result in results:
+            result.alternatives[0].text = f"a dog of brightness {result.text} is running through the green grass"
+        return results
+
+
+@pytest.fixture
+def quick_address():
+    app = create_app(generator=Quick())
+    with Serving(app) as (_server, (host, port)):
+        yield f"http://{host}:{port}/"
+    app.extensions["images"].close()
+
+
+def test_three_hundred_photos_in_one_go(visit, quick_address, chromium, shoot):
+    page = visit()
+    page.goto(f"{quick_address}gallery")
+    page.set_input_files("#files", photos(300))
+    expect(page.locator("#sending .count")).to_have_text(
+        re.compile(r"^\d+ of 300 photos · [\d.]+ photos per second · \d+ (seconds?|minutes?) left$")
+    )
+    finished(page)
+    expect(page.locator("#sending .count")).to_have_text("Finished · 300 of 300 photos")
+    found(page, "^300 of 300 photos, 0 reviewed$")
+    assert names(page) == [f"{n}.png" for n in range(48)]
+    expect(page.locator("#pager span")).to_have_text("Page 1 of 7")
+    page.get_by_role("button", name="Next page").click()
+    assert names(page) == [f"{n}.png" for n in range(48, 96)]
+    with Image.open(io.BytesIO(picture(51))) as image:
+        brightness = int(resize_image(np.array(image), (SIDE, SIDE)).mean())
+    expect(page.locator(".card .caption").nth(3)).to_contain_text(f"A dog of brightness {brightness} is running")
+
+    chromium.start_tracing(page=page, categories=["toplevel", "devtools.timeline"])
+    page.reload()
+    found(page, "^300 of 300 photos, 0 reviewed$")
+    for n in range(3):
+        assert (
+            page.locator(".card img").nth(n).evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
+        )
+    page.get_by_label("Search").fill("a")
+    page.get_by_label("Order").select_option("Least sure first")
+    page.get_by_label("View", exact=True).select_option("List")
+    page.mouse.move(600, 600)
+    for _ in range(20):
+        page.mouse.wheel(0, 400)
+        page.wait_for_timeout(30)
+    shoot(page, "gallery 300")
+    assert max(main_thread_tasks(chromium.stop_tracing())) < 50
+
+
+def test_one_failure_does_not_stop_the_rest(visit, caption):
+    page = visit("gallery")
+    fill(page, [upload("one.png", picture(1)), BROKEN, upload("two.png", picture(2))])
+    expect(page.locator("#sending .count")).to_have_text("Finished · 3 of 3 photos · without caption: 1")
+    expect(page.locator(".card .caption").nth(1)).to_contain_text("This is not a photo that we can read")
+    expect(page.locator(".card .caption").nth(2)).to_have_text(caption(picture(2)))
+    page.get_by_label("Show").select_option("Without caption")
+    assert names(page) == ["notes.png"]
+
+
+def test_each_of_several_failures_has_its_own_reason(visit):
+    page = visit("gallery")
+    fill(page, [BROKEN, upload("empty.png", b""), upload("cut.png", picture()[:300])])
+    texts = page.locator(".card .caption").all_text_contents()
+    assert [text.split(".")[0] for text in texts] == [
+        "This is not a photo that we can read",
+        "The file is empty",
+        "The picture is damaged or incomplete",
+    ]
+
+
+def test_cancel_and_go_on_later(visit, tmp_path):
+    files = [tmp_path / f"{n}.png" for n in range(24)]
+    for n, file in enumerate(files):
+        file.write_bytes(picture(n))
+    page, sent = visit("gallery"), []
+
+    def hold_all_but_the_first(route):
+        sent.append(route)
+        if len(sent) == 1:
+            route.continue_()
+
+    page.route("**/api/captions", hold_all_but_the_first)
+    page.set_input_files("#files", files)
+    expect(page.locator(".card")).to_have_count(8)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#sending .count")).to_have_text("Cancelled · 8 of 24 photos")
+    page.unroute_all()
+    with page.expect_request("**/api/captions"):
+        page.set_input_files("#files", files)
+    finished(page)
+    expect(page.locator("#sending .count")).to_have_text("Finished · 16 of 16 photos")  # those that were missing
+    assert sorted(names(page), key=lambda name: int(name[:-4])) == [f"{n}.png" for n in range(24)]
+    page.set_input_files("#files", files)
+    expect(page.get_by_role("alert")).to_have_text("These photos are already in the gallery.")
+
+
+def test_server_that_is_busy_and_one_that_is_away(visit):
+    page, asked = visit("gallery"), []
+
+    def busy_once(route):
+        asked.append(route)
+        if len(asked) == 1:
+            route.fulfill(status=503, headers={"Retry-After": "0"}, json={"status": "error", "message": "busy"})
+        else:
+            route.continue_()
+
+    page.route("**/api/captions", busy_once)
+    fill(page, photos(1))
+    assert len(asked) == 2
+    expect(page.locator("#sending .count")).to_have_text("Finished · 1 of 1 photos")
+
+    page.unroute_all()
+    page.route("**/api/captions", lambda route: route.fulfill(status=503, headers={"Retry-After": "0"}, json={
+        "status": "error", "message": "Too many photos are waiting."}))  # fmt: skip
+    fill(page, photos(1, 5))
+    expect(page.locator(".card .caption").nth(1)).to_have_text("Too many photos are waiting.")
+    page.unroute_all()
+    page.get_by_role("button", name="Try again").click()
+    finished(page)
+    expect(page.locator(".card[data-state=open]")).to_have_count(2)
+
+
+def test_choose_a_folder(visit, tmp_path):
+    (tmp_path / "trip" / "day 1").mkdir(parents=True)
+    (tmp_path / "trip" / "a.png").write_bytes(picture(1))
+    (tmp_path / "trip" / "day 1" / "a.png").write_bytes(picture(2))
+    (tmp_path / "trip" / "notes.txt").write_text("not a photo")
+    page = visit("gallery")
+    page.set_input_files("#folder", tmp_path / "trip")
+    finished(page)
+    assert sorted(names(page)) == ["trip/a.png", "trip/day 1/a.png"]
+
+
+# Finding
+
+
+def test_filters(visit, generator):
+    captions = [generator.caption(picture(n), 3, 3) for n in range(12)]
+    page = visit("gallery")
+    fill(page, photos(12))
+
+    word = page.locator("#words button").first.get_attribute("value")
+    having = [f"{n}.png" for n, caption in enumerate(captions) if word in caption.text.split()]
+    expect(page.locator("#words button").first).to_have_text(f"{word} {len(having)}")
+    page.locator("#words button").first.click()
+    found(page, f"^{len(having)} of 12 photos")
+    assert names(page) == having
+    page.reload()  # the filter is in the address
+    found(page, f"^{len(having)} of 12 photos")
+    page.locator("#words button[aria-pressed=true]").click()
+
+    page.get_by_label("Search").fill("11.PNG")
+    found(page, "^1 of 12 photos")
+    assert names(page) == ["11.png"]
+    page.get_by_label("Search").fill("")
+
+    page.get_by_label("Order").select_option("Least sure first")
+    sure = [round(100 * caption.confidence) for caption in captions]
+    assert names(page) == [f"{n}.png" for n in sorted(range(12), key=lambda n: (sure[n], n))]
+    page.get_by_label("Confidence").select_option("A guess")
+    found(page, f"^{sum(per < 45 for per in sure)} of 12 photos")
+
+
+# Reviewing
+
+
+def test_review_with_the_keyboard_alone(visit, caption, shoot):
+    page = visit("gallery")
+    fill(page, photos(4))
+    page.get_by_role("button", name="Review").focus()
+    page.keyboard.press("Enter")
+    dialog, text = page.get_by_role("dialog"), page.get_by_label("Text to publish")
+    expect(dialog.get_by_role("heading")).to_have_text("Photo 1 of 4")
+    assert dialog.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
+
+    page.keyboard.press("?")
+    expect(dialog.get_by_text("Accept the text and go on")).to_be_visible()
+    shoot(page, "review keys")
+    page.keyboard.press("?")
+    page.keyboard.press("2")
+    expect(text).to_have_value(caption(picture(0), 1))
+    page.keyboard.press("a")
+    expect(dialog.get_by_role("heading")).to_have_text("Photo 2 of 4")
+    expect(dialog.get_by_role("status")).to_contain_text(f"Photo 2 of 4: {caption(picture(1))}")
+
+    page.keyboard.press("e")
+    page.keyboard.type("Made by a person, with d and u.")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_visible()
+    expect(dialog.get_by_role("button", name="Accept")).to_be_focused()
+    page.keyboard.press("Enter")
+
+    page.keyboard.press("d")
+    expect(text).to_have_value("")
+    expect(dialog.get_by_role("button", name="Decorative")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("a")
+    page.keyboard.press("a")
+    expect(dialog.get_by_role("status")).to_contain_text("That was the last photo.")
+    page.keyboard.press("u")
+    page.keyboard.press("ArrowLeft")
+    expect(dialog.get_by_role("heading")).to_have_text("Photo 3 of 4")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(page.locator(".card button").nth(2)).to_be_focused()
+
+    found(page, "^4 of 4 photos, 3 reviewed$")
+    for _ in range(2):
+        assert page.locator(".card .caption").all_text_contents() == [
+            caption(picture(0), 1),
+            "Made by a person, with d and u.",
+            "Decorative picture, no text",
+            caption(picture(3)),
+        ]
+        page.reload()
+        found(page, "^4 of 4 photos, 3 reviewed$")
+    page.get_by_label("Show").select_option("Not reviewed")
+    assert names(page) == ["3.png"]
+
+
+def test_everything_in_a_review_can_be_undone(visit, caption):
+    page = visit("gallery")
+    fill(page, photos(3))
+    before = stored(page)
+    page.locator(".card button").nth(1).click()
+    for key in ("2", "d", "d", "3"):
+        page.keyboard.press(key)
+    page.get_by_label("Text to publish").fill("One edit.")
+    page.keyboard.press("Control+Enter")
+    page.keyboard.press("a")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Delete")
+    expect(page.locator("#place")).to_have_text("Photo 2 of 2")
+    for _ in range(8):
+        page.keyboard.press("u")
+    expect(page.locator("#place")).to_have_text("Photo 2 of 3")
+    page.keyboard.press("u")
+    expect(page.get_by_role("dialog").get_by_role("status")).to_have_text("There is nothing to undo.")
+    page.keyboard.press("Escape")
+    assert stored(page) == before
+
+
+# Keeping, downloading, deleting
+
+
+def test_downloads_hold_the_reviewed_texts_of_the_photos_shown(visit, caption):
+    page = visit("gallery")
+    fill(page, [*photos(3), BROKEN])
+    page.get_by_role("button", name="Review").click()
+    page.get_by_label("Text to publish").fill('Mine, "all" mine.')
+    page.keyboard.press("Control+Enter")
+    page.keyboard.press("d")
+    page.keyboard.press("a")
+    page.keyboard.press("Escape")
+    texts = ['Mine, "all" mine.', "", caption(picture(2))]
+    rows = list(csv.reader(io.StringIO(downloaded(page, "CSV"))))
+    assert [row[:2] for row in rows] == [["image", "caption"], *([f"{n}.png", text] for n, text in enumerate(texts))]
+    rows = json.loads(downloaded(page, "JSON"))
+    assert [row["caption"] for row in rows] == texts and len(rows[2]["alternatives"]) == 3
+    page.get_by_label("Show").select_option("Reviewed")
+    found(page, "^2 of 4 photos")
+    assert json.loads(downloaded(page, "COCO")) == [
+        {"image_id": str(n), "caption": text} for n, text in enumerate(texts[:2])
+    ]
+
+
+def test_delete_everything(visit):
+    page = visit("gallery")
+    fill(page, photos(3))
+    page.get_by_role("button", name="Delete everything …").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    kept, thumbnails = stored(page)
+    assert (len(kept), thumbnails) == (3, 3)
+    page.get_by_role("button", name="Delete everything …").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete everything").click()
+    expect(page.get_by_role("status")).to_have_text("Everything is deleted.")
+    expect(page.locator(".card")).to_have_count(0)
+    assert stored(page) == [[], 0]
+    page.reload()
+    expect(page.locator("#collection")).to_be_hidden()
+    fill(page, photos(1))
+    found(page, "^1 of 1 photos")
+
+
+def test_browser_that_stores_nothing(chromium, address):
+    page = chromium.new_page()
+    page.add_init_script("indexedDB.open = () => { throw new DOMException('no', 'SecurityError'); };")
+    page.goto(f"{address}gallery")
+    expect(page.get_by_role("alert")).to_contain_text("This browser has no room or does not allow pages to store data")
+    fill(page, photos(2))
+    expect(page.locator(".card")).to_have_count(2)
+    page.close()
+
+
+def test_without_javascript_the_gallery_says_so(visit):
+    page = visit("gallery", java_script_enabled=False)
+    assert "The gallery needs JavaScript." in page.locator("main").inner_html()
+    expect(page.locator("#upload")).to_be_hidden()
+
+
+def test_german_gallery(visit, shoot):
+    page = visit("gallery", locale="de-DE")
+    page.set_input_files("#files", photos(2))
+    expect(page.locator("#sending .count")).to_have_text("Fertig · 2 von 2 Fotos")
+    expect(page.locator(".card .caption").first).to_have_attribute("lang", "en")
+    page.get_by_role("button", name="Prüfen").click()
+    expect(page.get_by_role("dialog").get_by_role("heading")).to_have_text("Foto 1 von 2")
+    shoot(page, "german review")
