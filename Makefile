@@ -1,7 +1,7 @@
 # make run    installs what the app needs and serves it; no TensorFlow
 # make test   installs everything and runs all tests
 # make lint   installs everything and runs ruff and mypy
-# make train  installs everything and trains the model that ships; it takes hours and resumes where it stopped
+# make train  installs what training needs and trains a model; it takes hours and resumes where it stopped
 # make lock   writes the exact versions of requirements*.txt into requirements*.lock
 
 PYTHON ?= python3

@@ -129,7 +129,7 @@ class CaptionGenerator:
         else:
             log.warning(
                 "%s holds no exported models: converting the Keras models takes some seconds. "
-                "To do it once: python -m captioning.network.export %s", folder, folder,
+                "To do it once: .venv/bin/python -m captioning.network.export %s", folder, folder,
             )  # fmt: skip
             from captioning.network.export import convert_folder  # imports TensorFlow
 

@@ -47,7 +47,7 @@ class Dataset:
     """Photos with their captions, split for training, validation and test.
 
     Attributes:
-        name: "flickr8k", "flickr30k", "coco", or the name in Karpathy's file.
+        name: "flickr8k", "flickr30k", "coco", "multi30k", the name in Karpathy's file, or that of the folder.
         image_paths: image name → file, for every image of every split.
         captions: split → image name → captions. All three `SPLITS` are there, perhaps empty.
         problems: what was skipped or repaired and why, one line a kind, with its count and first examples.

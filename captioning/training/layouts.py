@@ -91,7 +91,7 @@ def _read_kaggle_flickr8k(folder: Path, path: Path, problems: Problems) -> Sourc
         image, text = next(csv.reader([line], strict=True))
         return image, None, text
 
-    return Source("flickr8k", _parse_lines(path, parse, problems, header="image"), None)
+    return Source(folder.resolve().name, _parse_lines(path, parse, problems, header="image"), None)
 
 
 def _read_kaggle_flickr30k(folder: Path, path: Path, problems: Problems) -> Source:

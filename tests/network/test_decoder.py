@@ -71,8 +71,8 @@ def test_lstm_step_against_keras():
 
 
 def test_unknown_decoder_names_the_known_ones():
-    with pytest.raises(ValueError, match="gru.*lstm.*attention"):
-        build_decoder("gru", 11, 4, 6)
+    with pytest.raises(ValueError, match="unheard-of.*lstm.*attention"):
+        build_decoder("unheard-of", 11, 4, 6)
 
 
 def test_a_decoder_trained_in_bfloat16_is_loaded_in_float32(tmp_path):

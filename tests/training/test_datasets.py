@@ -146,7 +146,7 @@ def write_kaggle_flickr8k(folder: Path, count: int = 40) -> list[str]:
 def test_kaggle_flickr8k_is_split_by_image_with_a_seed(tmp_path):
     names = write_kaggle_flickr8k(tmp_path)
     dataset = load_dataset(tmp_path)
-    assert (dataset.name, dataset.problems) == ("flickr8k", ())
+    assert (dataset.name, dataset.problems) == (tmp_path.name, ())
     assert {split: len(of_split) for split, of_split in images(dataset).items()} == {
         "train": 32,
         "validation": 4,

@@ -20,7 +20,7 @@ from web.pages import sentence
         ("en-GB,de;q=0.5", "en", "A caption for every photo"),
         ("fr-CA", "fr", "Une description pour chaque photo"),
         ("cs", "cs", "Popisek ke každé fotce"),
-        ("it", "en", "A caption for every photo"),
+        ("eo", "en", "A caption for every photo"),
         ("", "en", "A caption for every photo"),
     ],
 )
