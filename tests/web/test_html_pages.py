@@ -32,10 +32,9 @@ def send(client):
 
 def saved(response) -> tuple[str, bytes]:
     """The name and the content of the file behind the link."""
-    link, name = re.search(
-        r'href="data:application/octet-stream;base64,([^"]+)" download="([^"]+)"', response.text
-    ).groups()
-    return name, base64.b64decode(link)
+    found = re.search(r'href="data:application/octet-stream;base64,([^"]+)" download="([^"]+)"', response.text)
+    assert found
+    return found[2], base64.b64decode(found[1])
 
 
 def archive(files: dict) -> bytes:
