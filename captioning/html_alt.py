@@ -90,7 +90,8 @@ def local_path(image: Image) -> str | None:
         return None
     if address.scheme or address.netloc or not address.path:
         return None
-    return unquote(address.path).lstrip("/")
+    path = unquote(address.path).lstrip("/")
+    return None if "\0" in path else path
 
 
 def answer(page: bytes) -> Iterator[list[Image]]:

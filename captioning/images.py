@@ -9,7 +9,6 @@ small = resize_image(image, (224, 224))    # the input of an encoder
 import io
 import math
 import os
-from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -17,7 +16,6 @@ from PIL import (  # noqa: F401  # else Pillow loads all its 40 plugins
     AvifImagePlugin,
     ExifTags,
     Image,
-    ImageCms,
     ImageEnhance,
     ImageFilter,
     ImageOps,
@@ -26,6 +24,8 @@ from PIL import (  # noqa: F401  # else Pillow loads all its 40 plugins
     WebPImagePlugin,
 )
 from PIL.JpegImagePlugin import JpegImageFile
+
+from captioning.colours import to_rgb, to_srgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 """The only formats that are tried, whatever the name of the file. No other Pillow plugin runs."""
@@ -273,7 +273,7 @@ def _decode(image: Image.Image, min_size: tuple[int, int] | None = None) -> Imag
             image.draft(None, (side, side))
         image.load()
         vars(image).pop("_decoder", None)  # of WebP and AVIF; it holds up to three more copies of the picture
-        return _to_rgb(_to_srgb(_upright(image), min_size))
+        return to_rgb(to_srgb(_upright(image), min_size))
     except MemoryError as error:
         raise too_much_memory() from error
     except Exception as error:  # broken pixel data can raise anything
@@ -299,64 +299,6 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_srgb(image: Image.Image, min_size: tuple[int, int] | None = None) -> Image.Image:
-    """Converts colours that have an ICC profile, such as the Display P3 of iPhones, to sRGB.
-
-    That takes 0.4 s for 12 million pixels, so a large picture is first reduced, as a JPEG is (see `read_image`).
-    """
-    data = image.info.get("icc_profile")
-    if not data or b"sRGB" in data.replace(b"\0", b"") or image.mode not in ("RGB", "RGBA", "CMYK"):
-        return image
-    if min_size and (factor := min(image.size) // (2 * max(min_size))) > 1:
-        image = image.reduce(factor)
-    try:
-        profile, mode = io.BytesIO(data), "RGBA" if image.mode == "RGBA" else "RGB"
-        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode) or image
-    except (ImageCms.PyCMSError, OSError, ValueError):  # a damaged profile; the photo itself may be good
-        return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_8_bit(image)
-    elif image.has_transparency_data:
-        image = _on_white(image)
-    return image if image.mode == "RGB" else image.convert("RGB")  # avoids a copy of a large photo
-
-
-def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """Cuts an image into strips of about a million pixels at most, each with the number of its first row.
-
-    A large photo in a wider pixel format would take hundreds of megabytes at once.
-    """
-    rows = max(1, 2**20 // image.width)
-    for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    result = Image.new("RGB", image.size)
-    for top, strip in _strips(image):
-        strip = strip.convert("RGBA")
-        result.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
-    return result
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scales 16-bit grey by its full range, and 32-bit or floating point grey by its brightest value."""
-
-    def values(strip: Image.Image) -> np.ndarray:
-        return np.nan_to_num(np.asarray(strip, np.float32))
-
-    whole_range = image.mode.startswith("I;16")
-    brightest = 65535 if whole_range else max(values(strip).max() for _, strip in _strips(image))
-    result = Image.new("L", image.size)
-    for top, strip in _strips(image):
-        grey = np.uint8(np.clip(values(strip) / max(brightest, 1e-12), 0, 1) * 255 + 0.5)
-        result.paste(Image.fromarray(grey), (0, top))
-    return result
-
-
 def _array_to_rgb(array: np.ndarray) -> np.ndarray:
     grey = array.ndim == 2
     colour = array.ndim == 3 and array.shape[2] in (3, 4)
@@ -366,7 +308,7 @@ def _array_to_rgb(array: np.ndarray) -> np.ndarray:
         )
     if colour and array.shape[2] == 3:
         return array
-    return np.asarray(_to_rgb(Image.fromarray(array)))
+    return np.asarray(to_rgb(Image.fromarray(array)))
 
 
 def _too_large() -> ImageError:

@@ -107,10 +107,12 @@ def describe(missing: Missing, found: dict[str, tuple[str, str] | str]) -> Row:
     row = Row(image.line, image.source)
     if file is None:
         if not image.source:
-            return row._replace(problem=_("It has no address."))
+            return row._replace(problem=_("This image has no src attribute."))
         if local_path(image) is None:
-            return row._replace(problem=_("It is no file of this site. Write its text by hand."))
-        return row._replace(problem=_("Its file was not sent. Send it too."))
+            return row._replace(
+                problem=_("This image is on another site or embedded in the page. Write its text by hand.")
+            )
+        return row._replace(problem=_("The file of this image was not sent. Send it too."))
     entry = found.get(file)
     if entry is None:
         most = current_app.config["MAX_PHOTOS"]

@@ -28,7 +28,7 @@ def test_drafts(visit, caption, shoot, script):
     draft(page, html, upload("one.png", picture(1)))
     expect(page.get_by_role("heading", level=2)).to_have_text("Drafts to check: 1. Images that need a person: 1.")
     expect(page.locator("#drafts li").first).to_contain_text(caption(picture(1)))
-    expect(page.locator("#drafts li.problem")).to_contain_text("It is no file of this site.")
+    expect(page.locator("#drafts li.problem")).to_contain_text("This image is on another site or embedded in the page.")
     new = html.replace("<img src=p", f'<img alt="{caption(picture(1))}" data-alt-draft="" src=p')
     assert save(page) == ("index.html", new)
     shoot(page, f"web page {script}")

@@ -97,6 +97,7 @@ def test_lines():
         ("data:image/png;base64,AAAA", None),
         ("file:///a.jpg", None),
         ("http://[oops/a.jpg", None),
+        ("a%00.jpg", None),
         ("?x", None),
         ("", None),
     ],

@@ -17,10 +17,10 @@ PAGE = (
     b"<img src=https://example.org/a.jpg><img src=notes.jpg><img src=absent.jpg><img>"
 )
 PROBLEMS = [
-    "It is no file of this site. Write its text by hand.",
+    "This image is on another site or embedded in the page. Write its text by hand.",
     "This is not a photo that we can read.",
-    "Its file was not sent. Send it too.",
-    "It has no address.",
+    "The file of this image was not sent. Send it too.",
+    "This image has no src attribute.",
 ]
 
 
@@ -32,10 +32,9 @@ def send(client):
 
 def saved(response) -> tuple[str, bytes]:
     """The name and the content of the file behind the link."""
-    link, name = re.search(
-        r'href="data:application/octet-stream;base64,([^"]+)" download="([^"]+)"', response.text
-    ).groups()
-    return name, base64.b64decode(link)
+    found = re.search(r'href="data:application/octet-stream;base64,([^"]+)" download="([^"]+)"', response.text)
+    assert found
+    return found[2], base64.b64decode(found[1])
 
 
 def archive(files: dict) -> bytes:
@@ -136,7 +135,7 @@ def test_large_pages_come_as_a_zip(small_app):
 def test_report_is_translated_and_escaped(send):
     page = b"<img src='<script>alert(1)</script>.jpg'>"
     response = send(photo(page, "<b>.html"), **{"Accept-Language": "de"})
-    assert "Seine Datei fehlt." in response.text
+    assert "Die Datei dieses Bildes fehlt." in response.text
     assert "<script>alert" not in response.text and "<b>.html" not in response.text
 
 
