@@ -103,6 +103,7 @@ def describe(file: FileStorage, options: Options) -> dict:
 
 def download(query: Format) -> Response:
     """The edited captions of the page's form as CSV, JSON or COCO results."""
+    request.max_form_memory_size = request.max_content_length  # thousands of captions
     names, texts, languages, found = map(request.form.getlist, ("name", "text", "language", "alternatives"))
     texts = [" ".join(text.split()) for text in texts]
     if query.format == "csv":
@@ -148,8 +149,9 @@ def service_worker() -> Response:
 
 @functools.cache
 def files_version() -> str:
-    """A checksum of templates and static files."""
-    files = sorted(path for folder in ("templates", "static") for path in (ROOT / folder).rglob("*") if path.is_file())
+    """A checksum of what the pages are made of."""
+    folders = ("templates", "static", "translations")
+    files = sorted(path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file())
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 

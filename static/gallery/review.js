@@ -22,7 +22,10 @@ export class Review {
     Object.assign(this, { image: find("img"), field: find("textarea"), choices: find(".choices"), status: find("[role=status]") });
     dialog.addEventListener("click", (event) => this[event.target.closest("[data-do]")?.dataset.do]?.());
     dialog.addEventListener("keydown", (event) => this.#key(event));
-    dialog.addEventListener("close", () => hooks.closed(this.#order[this.#at]));
+    dialog.addEventListener("close", () => {
+      this.#hush();
+      hooks.closed(this.#order[this.#at]);
+    });
     this.field.addEventListener("input", () => this.#edit());
     this.field.addEventListener("blur", () => (this.#editing = false));
     this.image.addEventListener("load", () => this.#showImage(true));
@@ -123,8 +126,13 @@ export class Review {
     this.#showState(photo);
   }
 
+  #hush() {
+    if (this.#button("speak").getAttribute("aria-pressed") === "true") this.#button("speak").click();
+  }
+
   #go(steps, message) {
     const target = this.#at + steps;
+    this.#hush();
     this.#editing = false;
     this.#at = Math.min(Math.max(target, 0), this.#order.length - 1);
     this.#show(target >= this.#order.length ? this.texts.end : message);
@@ -132,8 +140,9 @@ export class Review {
 
   accept() {
     const photo = this.#photo;
+    const text = this.field.value.trim();
     this.#undo.push({ id: photo.id, before: { ...photo } });
-    this.hooks.save(Object.assign(photo, { text: this.field.value.trim(), reviewed: true }));
+    this.hooks.save(Object.assign(photo, { text, decorative: !text, reviewed: true }));
     this.#go(1);
   }
 

@@ -26,7 +26,12 @@ def test_page_has_the_form_and_no_result_yet(client):
 
 
 def test_page_has_nothing_inline_and_loads_nothing_from_elsewhere(client, post):
-    for html in (client.get("/").text, post(photo(), broken()).text, client.get("/docs").text):
+    for html in (
+        client.get("/").text,
+        post(photo(), broken()).text,
+        client.get("/docs").text,
+        client.get("/gallery").text,
+    ):
         assert not re.search(r"\sstyle=|\son\w+=|<style|<script>", html)
         for address in re.findall(r'<(?!a )[^>]*(?:src|href|action)="([^"]*)"', html):  # a link loads nothing
             assert address.startswith(("/", "data:image/jpeg;"))
@@ -150,6 +155,23 @@ def test_downloads_have_the_edited_captions(small_app):
         {"image_id": "ü,b", "caption": ""},
     ]
     assert client.post("/download?format=exe", data=form).status_code == 400
+
+
+def test_thousands_of_captions_can_be_downloaded(small_app):
+    texts = [f"Photo {n} shows a dog that is running through the grass." for n in range(5000)]
+    form = {"name": ["a.png"] * 5000, "text": texts, "language": ["en"] * 5000, "alternatives": ["a|b|c"] * 5000}
+    response = small_app.test_client().post("/download?format=coco", data=form)
+    assert [row["caption"] for row in response.json] == texts
+
+
+def test_service_worker_changes_with_the_files(small_app, monkeypatch):
+    client = small_app.test_client()
+    response = client.get("/service-worker.js")
+    assert response.mimetype == "text/javascript"
+    assert re.match(r"// Version [0-9a-f]{16}\n", response.text)
+    assert client.get("/service-worker.js").text == response.text
+    monkeypatch.setattr(pages, "files_version", lambda: "another")
+    assert client.get("/service-worker.js").text != response.text
 
 
 def test_file_names_are_escaped(post):
