@@ -118,13 +118,20 @@ def _allocate(interpreter: Interpreter) -> None:
         interpreter.allocate_tensors()
         return
     with _starting:
-        sys.stderr.flush()
-        with open(os.devnull, "w") as nowhere:
-            standard_error = os.dup(2)
-            try:
-                os.dup2(nowhere.fileno(), 2)
-                interpreter.allocate_tensors()
-            finally:
-                os.dup2(standard_error, 2)
-                os.close(standard_error)
+        with no_standard_error():
+            interpreter.allocate_tensors()
         _has_started = True
+
+
+@contextlib.contextmanager
+def no_standard_error() -> Iterator[None]:
+    """Drop what C++ code prints on standard error. Python's errors are raised as always."""
+    sys.stderr.flush()
+    with open(os.devnull, "w") as nowhere:
+        standard_error = os.dup(2)
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)

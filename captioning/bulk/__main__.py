@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 all captioned, 1 some failed or the run stopped, 2 it could not start."""
     parser = argparse.ArgumentParser(
         prog="python -m captioning.bulk",
-        description="Caption many photos, on this machine or a Ray cluster. Run again after a stop: what is done stays.",
+        description="Caption many photos, here or on a Ray cluster. Run it again after a stop: what is done stays.",
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT",
                         help="folder, photo, pattern, s3:// or gs:// prefix, tar, or a Parquet or CSV file with a "

@@ -18,8 +18,9 @@ from captioning.bulk import BulkError
 from captioning.bulk.actor import Captioner, model_id
 from captioning.bulk.shards import Shards, plan
 from captioning.bulk.sources import find_sources
-from captioning.litert import CPU_COUNT
+from captioning.litert import CPU_COUNT, no_standard_error
 
+AGAIN = "Run again: what is done stays done"
 CORES = 2  # of an actor; fewer if no machine has as many
 
 
@@ -103,13 +104,10 @@ class Run:
             for row in captions.iter_rows():
                 yield Progress(row["photos"], row["failed"])
         except (RayError, ValueError) as error:
-            raise BulkError(f"{_reason(error)}. Run again: what is done stays done") from error
-        left = self.plan()
-        if left:
-            raise BulkError(
-                f"{sum(part.num_rows for part in left)} photos or files have no captions in {self.shards.output}, or "
-                "could not be opened. Run again: what is done stays done"
-            )
+            raise BulkError(f"{_reason(error)}. {AGAIN}") from error
+        lost = self.sources.join(self.shards.done(), "source", join_type="left anti").num_rows
+        if lost:
+            raise BulkError(f"{lost} photos or archives are not in {self.shards.output}. {AGAIN}")
 
 
 def connect(address: str | None) -> None:
@@ -119,18 +117,22 @@ def connect(address: str | None) -> None:
         BulkError: the cluster does not answer.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray sends statistics to its makers
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's own log files have everything
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init("local", num_cpus=CPU_COUNT, include_dashboard=False, **quiet)
+            with no_standard_error():
+                ray.init("local", num_cpus=CPU_COUNT, include_dashboard=False, **quiet)
             return
         host, separator, port = address.rpartition("://")[2].rpartition(":")
         if separator:  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=5).close()
-        ray.init(address, **quiet)
+        with no_standard_error():
+            ray.init(address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:  # of Ray and of the connection
         where = "Ray cannot start here" if address is None else f"the Ray cluster {address} does not answer"
         raise BulkError(f"{where}: {error}") from None

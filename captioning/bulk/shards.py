@@ -86,12 +86,12 @@ class Shards:
             found = self._dataset()
             if not found.files:
                 return pa.table({name: pa.array([], pa.string()) for name in [*columns, "shard"]})
-            table = found.to_table({name: pc.field(name) for name in columns} | {"shard": pc.field("__filename")})
+            table = found.to_table([*columns, "__filename"])
         except (OSError, ValueError) as error:
             raise BulkError(f"{self.folder} cannot be read; choose another output: {error}") from None
-        table = table.group_by([*columns, "shard"]).aggregate([])
-        names = [PurePosixPath(path).stem for path in table["shard"].to_pylist()]
-        return table.set_column(table.column_names.index("shard"), "shard", pa.array(names, pa.string()))
+        table = table.group_by([*columns, "__filename"], use_threads=False).aggregate([])
+        shards = pa.array([PurePosixPath(path).stem for path in table["__filename"].to_pylist()], pa.string())
+        return table.select(columns).append_column("shard", shards)
 
     def write(self, name: str, rows: pa.Table) -> None:
         """Write a shard in one step. Rows of an older shard of this name stay, but for the sources in ``rows``."""
@@ -177,7 +177,8 @@ def _cut(new: pa.Table, actors: int) -> list[pa.Table]:
     photos = new["photos"].fill_null(size).to_numpy()
     parts = (np.cumsum(photos) - photos) // size
     starts = np.flatnonzero(np.diff(parts, prepend=-1))
-    return [new.slice(start, end - start) for start, end in zip(starts, [*starts[1:], new.num_rows], strict=True)]
+    lengths = np.diff(starts, append=new.num_rows)
+    return [new.slice(start, length) for start, length in zip(starts, lengths, strict=True) if length]
 
 
 def _without_twins(done: pa.Table, shards: Shards) -> pa.Table:

@@ -173,8 +173,10 @@ def _listed(table: str, paths: pa.ChunkedArray) -> pa.Table:
 
 
 def _join(folder: str, path: str) -> str:
-    scheme, separator, rest = folder.partition("://")
-    return scheme + separator + os.path.normpath(os.path.join(rest if separator else folder, path))
+    if "://" not in folder:
+        return os.path.normpath(os.path.join(folder, path))
+    scheme, _, rest = folder.partition("://")
+    return f"{scheme}://{os.path.normpath(os.path.join(rest, path))}"
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -261,4 +263,6 @@ def _refuse() -> bytes:
 
 
 def _too_large() -> ImageError:
-    return ImageError(f"The file is larger than {MAX_BYTES // 2**20} MB. Save a smaller copy and try again.", "too large")
+    return ImageError(
+        f"The file is larger than {MAX_BYTES // 2**20} MB. Save a smaller copy and try again.", "too large"
+    )
