@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -35,15 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=["parquet", "jsonl", "coco"], default="parquet",
                         help="jsonl and coco also write all captions into one file (default: parquet)")  # fmt: skip
     options = parser.parse_args(arguments)
-    missing = [name for name in ("ray", "pyarrow") if importlib.util.find_spec(name) is None]
-    if missing:
-        return _error(f"bulk captions need {' and '.join(missing)}: pip install -r requirements-cluster.txt")
-    return _run(options)
-
-
-def _run(options: argparse.Namespace) -> int:
-    from captioning.bulk.run import Run
-
+    try:
+        from captioning.bulk.run import Run
+    except ImportError as error:
+        return _error(f"bulk captions need more packages ({error}): pip install -r requirements-cluster.txt")
     model_folder = os.environ.get("ARTIFACTS_DIR", str(ROOT / "artifacts"))
     try:
         run = Run(
