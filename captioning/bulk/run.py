@@ -133,7 +133,7 @@ def connect(address: str | None) -> None:
             socket.create_connection((host, int(port)), timeout=5).close()
         with no_standard_error():
             ray.init(address, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:  # of Ray and of the connection
+    except Exception as error:  # Ray raises many kinds
         where = "Ray cannot start here" if address is None else f"the Ray cluster {address} does not answer"
         raise BulkError(f"{where}: {error}") from None
 
