@@ -39,13 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         return _error(f"bulk captions need more packages ({error}): pip install -r requirements-cluster.txt")
     model_folder = os.environ.get("ARTIFACTS_DIR", str(ROOT / "artifacts"))
+    caption_options = {"beam_width": options.beam_width}
+    done = failed = 0
     try:
-        run = Run(
-            options.inputs, options.output, model_folder, {"beam_width": options.beam_width}, address=options.address
-        )
+        run = Run(options.inputs, options.output, model_folder, caption_options, address=options.address)
     except (ArtifactError, BulkError) as error:
         return _error(str(error))
-    done = failed = 0
     try:
         with tqdm(total=run.photos, unit="photo", file=sys.stderr) as bar:
             for progress in run.work():
@@ -54,9 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.format != "parquet":
             run.shards.export(options.format)
     except KeyboardInterrupt:
-        print("Stopped. Run again: what is done stays done.", file=sys.stderr)
-        return 130
-    except BulkError as error:
+        return _error("stopped. Run again: what is done stays done", 130)
+    except (BulkError, OSError) as error:
         return _error(str(error), 1)
     print(f"{done} photos done, all captions are in {run.shards.output}", file=sys.stderr)
     if failed:
