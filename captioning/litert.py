@@ -5,6 +5,7 @@ A single photo is computed by all cores together. Of several photos, each core c
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -23,8 +24,12 @@ Result = TypeVar("Result")
 
 
 def count_cores() -> int:
-    """The cores that this process may use, also in a container with a limit (control groups, version 2)."""
+    """The cores that this process may use: of its machine or container (control groups, version 2), and at most
+    ``OMP_NUM_THREADS``, the usual limit where several processes share a machine. Ray sets it for its actors.
+    """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(KeyError, ValueError):
+        count = min(count, max(1, int(os.environ["OMP_NUM_THREADS"])))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return min(count, math.ceil(int(quota) / int(period)))
@@ -113,13 +118,20 @@ def _allocate(interpreter: Interpreter) -> None:
         interpreter.allocate_tensors()
         return
     with _starting:
-        sys.stderr.flush()
-        with open(os.devnull, "w") as nowhere:
-            standard_error = os.dup(2)
-            try:
-                os.dup2(nowhere.fileno(), 2)
-                interpreter.allocate_tensors()
-            finally:
-                os.dup2(standard_error, 2)
-                os.close(standard_error)
+        with no_standard_error():
+            interpreter.allocate_tensors()
         _has_started = True
+
+
+@contextlib.contextmanager
+def no_standard_error() -> Iterator[None]:
+    """Drop what C++ code prints on standard error. Python's errors are raised as always."""
+    sys.stderr.flush()
+    with open(os.devnull, "w") as nowhere:
+        standard_error = os.dup(2)
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)

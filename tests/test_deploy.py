@@ -281,6 +281,38 @@ def test_the_scaling_metric_exists(manifests, monkeypatch):
     assert metric["pods"]["metric"]["name"] in Metrics().show().get_data(as_text=True)
 
 
+# Ray
+
+
+def test_the_ray_job_of_kuberay():
+    """Its pods follow the schema of Kubernetes, its command line that of `captioning.bulk`."""
+    validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    job = yaml.safe_load((DEPLOY / "ray" / "kuberay.yaml").read_text())
+    cluster = job["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}, "spec": group["template"]["spec"]}
+        validator.validate(pod, validator.latest_version(), strict=True)
+    ray = pytest.importorskip("ray", reason="needs requirements-cluster.txt")
+    assert cluster["rayVersion"].rsplit(".", 1)[0] == ray.__version__.rsplit(".", 1)[0]
+    command = job["spec"]["entrypoint"].split()
+    assert command[:3] == ["python", "-m", "captioning.bulk"]
+    result = subprocess.run([sys.executable, *command[1:], "--help"], cwd=ROOT, capture_output=True)
+    assert result.returncode == 0
+
+
+def test_the_ray_cluster_of_plain_machines():
+    pytest.importorskip("ray", reason="needs requirements-cluster.txt")
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(yaml.safe_load((DEPLOY / "ray" / "machines.yaml").read_text())))
+
+
+def test_the_image_for_ray_has_what_it_installs():
+    instructions = (DEPLOY / "ray" / "Dockerfile").read_text()
+    for name in re.search(r"COPY (.*) \./", instructions)[1].split():
+        assert (ROOT / name).exists() and not ignored_by_docker(name)
+
+
 # Documentation
 
 

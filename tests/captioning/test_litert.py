@@ -5,7 +5,7 @@ import pytest
 from helpers import ROOT
 
 from captioning.generator import encoder_of
-from captioning.litert import CPU_COUNT, Model, make_batches, parallel_map
+from captioning.litert import CPU_COUNT, Model, count_cores, make_batches, parallel_map
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5, 16, 257])
@@ -37,3 +37,11 @@ def test_several_photos_are_encoded_as_one_by_one():
 def test_what_is_not_a_model_is_refused(source):
     with pytest.raises(ValueError, match=r"model|Model|file"):
         Model({1: source})
+
+
+def test_the_cores_are_limited_as_usual(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert count_cores() == 1
+    for nonsense in ("many", "1000", ""):
+        monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
+        assert count_cores() == CPU_COUNT

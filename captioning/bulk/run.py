@@ -1,0 +1,146 @@
+"""A bulk run on Ray Data: the plan's parts go to actors, as long as there are parts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from captioning import artifacts
+from captioning.bulk import BulkError
+from captioning.bulk.actor import Captioner, model_id
+from captioning.bulk.shards import Shards, plan
+from captioning.bulk.sources import find_sources
+from captioning.litert import CPU_COUNT, no_standard_error
+
+AGAIN = "Run again: what is done stays done"
+CORES = 2  # of an actor; fewer if no machine has as many
+
+
+class Progress(NamedTuple):
+    """Photos that were captioned or have an error since the last progress, and those with an error among them."""
+
+    photos: int
+    failed: int
+
+
+class Run:
+    """Captions photos into an output. Everything that can be wrong is found before the first photo is captioned.
+
+    Args:
+        inputs: as for `find_sources`.
+        output: as for `Shards`.
+        model_folder: the folder of the model, the same on all machines.
+        address: of a Ray cluster; without it, Ray starts on this machine.
+        options: arguments of `CaptionGenerator.caption_batch`.
+        cores: processor cores of an actor.
+
+    Attributes:
+        parts: what is to be done, from `plan`.
+        photos: how many photos that is, or None if there are tars, which are counted when they are read.
+
+    Raises:
+        BulkError: inputs, output or cluster cannot be used.
+        ArtifactError: the model cannot be used.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        output: str,
+        model_folder: str,
+        options: dict[str, Any],
+        address: str | None = None,
+        cores: int = CORES,
+    ):
+        artifacts.check_manifest(model_folder)
+        self.model_folder, self.model, self.options = os.path.abspath(model_folder), model_id(model_folder), options
+        self.sources = find_sources(inputs)
+        self.shards = Shards(output)
+        self.mark = self.shards.open()
+        connect(address)
+        self.cores = min(cores, max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]))
+        if not self.cores:
+            raise BulkError("the Ray cluster has no processor cores for work: start it with --num-cpus")
+        self.actors = max(1, int(ray.cluster_resources()["CPU"]) // self.cores)
+        self.parts = self.plan()
+        counts = [count for part in self.parts for count in part["photos"].to_pylist()]
+        self.photos = None if None in counts else sum(counts)
+
+    def plan(self) -> list[pa.Table]:
+        return plan(self.sources, self.shards, {"model": self.model, **self.options}, self.actors)
+
+    def work(self) -> Iterator[Progress]:
+        """Caption what is missing.
+
+        Raises:
+            BulkError: an actor cannot work, or captions are missing at the end.
+        """
+        if not self.parts:
+            return
+        actors = min(self.actors, len(self.parts))
+        captions = ray.data.from_arrow(self.parts).map_batches(
+            Captioner,
+            fn_constructor_kwargs={
+                "model_folder": self.model_folder,
+                "model": self.model,
+                "output": self.shards.output,
+                "mark": self.mark,
+                "options": self.options,
+            },
+            batch_size=None,  # a part
+            batch_format="pyarrow",
+            num_cpus=self.cores,
+            compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=actors, max_size=len(self.parts)),
+        )
+        try:
+            for row in captions.iter_rows():
+                yield Progress(row["photos"], row["failed"])
+        except (RayError, ValueError) as error:
+            raise BulkError(f"{_reason(error)}. {AGAIN}") from error
+        lost = self.sources.join(self.shards.done(), "source", join_type="left anti").num_rows
+        if lost:
+            raise BulkError(f"{lost} photos or archives are not in {self.shards.output}. {AGAIN}")
+
+
+def connect(address: str | None) -> None:
+    """Connect to a Ray cluster, or start Ray on this machine with all its cores.
+
+    Raises:
+        BulkError: the cluster does not answer.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray sends statistics to its makers
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's own log files have everything
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            with no_standard_error():
+                ray.init("local", num_cpus=CPU_COUNT, include_dashboard=False, **quiet)
+            return
+        host, separator, port = address.rpartition("://")[2].rpartition(":")
+        if separator:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=5).close()
+        with no_standard_error():
+            ray.init(address, **quiet)
+    except Exception as error:  # Ray raises many kinds
+        where = "Ray cannot start here" if address is None else f"the Ray cluster {address} does not answer"
+        raise BulkError(f"{where}: {error}") from None
+
+
+def _reason(error: Exception) -> str:
+    """The message at the bottom of what Ray raises."""
+    cause: BaseException = error
+    while (deeper := getattr(cause, "cause", None) or cause.__cause__) is not None:
+        cause = deeper
+    return str(cause).strip().splitlines()[-1].rstrip(".")
