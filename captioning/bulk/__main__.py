@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--beam-width", type=int, default=DEFAULT_BEAM_WIDTH, choices=range(1, MAX_BEAM_WIDTH + 1),
                         metavar=f"1-{MAX_BEAM_WIDTH}",
                         help="captions that the search keeps at each word (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--language", help="of the captions, such as de (default: the first that the model has, en)")
     parser.add_argument("--format", choices=["parquet", "jsonl", "coco"], default="parquet",
                         help="jsonl and coco also write all captions into one file (default: parquet)")  # fmt: skip
     options = parser.parse_args(arguments)
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         return _error(f"bulk captions need more packages ({error}): pip install -r requirements-cluster.txt")
     model_folder = os.environ.get("ARTIFACTS_DIR", str(ROOT / "artifacts"))
-    caption_options = {"beam_width": options.beam_width}
+    caption_options = {"beam_width": options.beam_width, "language": options.language}
     done = failed = 0
     try:
         run = Run(options.inputs, options.output, model_folder, caption_options, address=options.address)

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from captioning.bulk.actor import Captioner, model_id
 from captioning.bulk.shards import Shards, plan
 from captioning.bulk.sources import find_sources
 from captioning.litert import CPU_COUNT, no_standard_error
+from captioning.text import tokenizers_from_dict
 
 AGAIN = "Run again: what is done stays done"
 CORES = 2  # of an actor; fewer if no machine has as many
@@ -61,7 +63,12 @@ class Run:
         cores: int = CORES,
     ):
         artifacts.check_manifest(model_folder)
-        self.model_folder, self.model, self.options = os.path.abspath(model_folder), model_id(model_folder), options
+        languages = list(tokenizers_from_dict(artifacts.read_pickle(Path(model_folder) / "tokenizer.pkl")))
+        language = options.get("language") or languages[0]
+        if language not in languages:
+            raise BulkError(f"--language {language}: the model has captions in: {', '.join(languages)}")
+        self.model_folder, self.model = os.path.abspath(model_folder), model_id(model_folder)
+        self.options = options | {"language": language}
         self.sources = find_sources(inputs)
         self.shards = Shards(output)
         self.mark = self.shards.open()

@@ -34,12 +34,13 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
         ("model", pa.string()),
         ("beam_width", pa.int8()),
+        ("language", pa.string()),
         ("source", pa.string()),
         ("version", pa.string()),  # null if the source could not be opened: the next run tries again
     ]
 )
 
-OPTIONS = ["model", "beam_width"]
+OPTIONS = ["model", "beam_width", "language"]
 """Columns that have one value in all rows of an output."""
 
 MAX_PHOTOS = 500  # in a shard of photos that are files

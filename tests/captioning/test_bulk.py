@@ -17,7 +17,7 @@ from captioning.bulk import BulkError, actor, shards, sources  # noqa: E402
 from captioning.bulk.__main__ import main  # noqa: E402
 
 MODEL = ROOT / "artifacts"
-OPTIONS = {"beam_width": 2}
+OPTIONS = {"beam_width": 2, "language": "en"}
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_shards_of_two_runs_at_once_are_repaired(output, folder):
 
 def test_another_model_or_beam_width_needs_another_output(output, folder):
     output.run(folder)
-    for name, value in {"beam_width": 5, "model": "other"}.items():
+    for name, value in {"beam_width": 5, "language": "de", "model": "other"}.items():
         output.options[name] = value
         with pytest.raises(BulkError, match="choose another output"):
             output.plan(folder)
