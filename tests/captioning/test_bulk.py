@@ -223,7 +223,13 @@ def test_jsonl_and_coco(output, folder):
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [("input", "there is no"), ("output", "cannot write"), ("model", "manifest.json"), ("cluster", "does not answer")],
+    [
+        ("input", "there is no"),
+        ("output", "cannot write"),
+        ("model", "manifest.json"),
+        ("cluster", "does not answer"),
+        ("language", "the model has captions in: en"),
+    ],
 )
 def test_the_command_line_says_what_is_wrong_before_any_work(folder, tmp_path, wrong, message, monkeypatch, capsys):
     pytest.importorskip("ray", reason="needs requirements-cluster.txt")
@@ -231,7 +237,8 @@ def test_the_command_line_says_what_is_wrong_before_any_work(folder, tmp_path, w
     (tmp_path / "file").write_text("in the way")
     output = tmp_path / ("file/x" if wrong == "output" else "out")
     arguments = [str(folder / ("absent" if wrong == "input" else "")), "--output", str(output)]
-    assert main([*arguments, *(["--address", "127.0.0.1:9"] if wrong == "cluster" else [])]) == 2
+    extra = {"cluster": ["--address", "127.0.0.1:9"], "language": ["--language", "tlh"]}
+    assert main([*arguments, *extra.get(wrong, [])]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not list(tmp_path.rglob("*.parquet/*.parquet"))

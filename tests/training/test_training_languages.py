@@ -30,10 +30,10 @@ def test_a_language_is_added_and_the_first_one_stays_the_same(tmp_path):
     }
     german, tokenizer, history = train_language(
         english, "de", **split, features=new_features(), views=[], folder=tmp_path / "de",
-        epochs=60, self_critical_epochs=1, minimum_count=1,
+        epochs=25, self_critical_epochs=1, minimum_count=1,
     )  # fmt: skip
     assert {stage: len(values["loss"]) for stage, values in history.items()} == {
-        "de decoder": 60,
+        "de decoder": 25,
         "de self-critical": 1,
     }
     right = [GERMAN[WORDS[int(n[:-4]) % 3]] in text.split() for n, text in zip(CAPTIONS, captions(german, tokenizer))]
