@@ -18,7 +18,7 @@ def draft(page, html, *pictures):
 def save(page) -> tuple[str, str]:
     with page.expect_download() as download:
         page.locator("#drafts a[download]").click()
-    return download.value.suggested_filename, download.value.path().read_text("utf-8")
+    return download.value.suggested_filename, download.value.path().read_bytes().decode()
 
 
 @pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
