@@ -41,7 +41,12 @@ def test_every_text_is_translated():
     with open(folder / "messages.po", "rb") as po, open(folder / "messages.mo", "rb") as mo:
         written, compiled = read_po(po), read_mo(mo)
     keywords = DEFAULT_KEYWORDS | {"lazy_gettext": None, "ImageError": None, "VideoError": None}
-    methods = [("captioning/images.py", "python"), ("captioning/video.py", "python"), ("templates/*.html", "jinja2"), ("web/*.py", "python")]
+    methods = [
+        ("captioning/images.py", "python"),
+        ("captioning/video.py", "python"),
+        ("templates/*.html", "jinja2"),
+        ("web/*.py", "python"),
+    ]
 
     def has_texts(folder: str) -> bool:
         return Path(folder).name in {"captioning", "templates", "web"}
