@@ -21,7 +21,7 @@ def read_shots_safely(
     threads: int = 1,
     *,
     cpu_seconds: float | None = None,
-    wall_seconds: float = 30,
+    wall_seconds: float = 60,
     memory: int = 10**9,
 ) -> Generator[Shot | Progress, None, None]:
     """As `captioning.video.read_shots`, within limits. The process ends with the iterator.

@@ -41,4 +41,4 @@ def test_schemathesis_finds_nothing(generator):
     server.close()
     app.extensions["captions"].close()
     assert run.returncode == 0, run.stdout
-    assert "4 selected / 4 total" in run.stdout
+    assert "7 selected / 7 total" in run.stdout

@@ -69,7 +69,7 @@ def add_videos(app: OpenAPI) -> None:
     app.get("/video", doc_ui=False)(video)
     app.post(VIDEOS, responses={202: VideoJob, **PROBLEMS, 429: Problem, 503: Problem})(start_video)
     found = {
-        "application/json": {"schema": VideoJob.model_json_schema()},
+        "application/json": {"schema": {"$ref": "#/components/schemas/VideoJob"}},
         "text/vtt": TEXT,
         "application/x-subrip": TEXT,
     }
