@@ -11,12 +11,12 @@ thumbnailer.onmessage = ({ data: { id, blob } }) => {
   waiting.delete(id);
 };
 
-/** Makes and stores the small copy of a photo. */
+/** Makes and stores the small copy of a photo. The promise is fulfilled when it is stored. */
 export function makeThumbnail(id, file) {
   const made = new Promise((resolve) => waiting.set(id, resolve));
   addresses.set(id, made.then((blob) => blob && URL.createObjectURL(blob)));
   thumbnailer.postMessage({ id, file });
-  made.then((blob) => blob && saveThumbnail(id, blob));
+  return made.then((blob) => blob && saveThumbnail(id, blob));
 }
 
 /** The URL of the small copy of a photo; null if the browser cannot show its file. */

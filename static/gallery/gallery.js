@@ -30,6 +30,8 @@ const files = new Map(); // id → item that can be sent again
 const words = new Set(); // chosen in the list of words
 let page = 0;
 let last = 0; // the latest id
+let unsaved = 0; // photos that are being stored
+const busy = () => sender.busy || unsaved > 0;
 
 // Adding and sending
 
@@ -67,17 +69,20 @@ function say(message) {
   notice.hidden = false;
 }
 
-function keep({ id, key, file, name }, { error, again, language = "en", alternatives }) {
+async function keep({ id, key, file, name }, { error, again, language = "en", alternatives }) {
   const choices = alternatives?.map(({ caption, confidence }) => ({ caption, confidence }));
-  put(error ? { id, key, name, error } : { id, key, name, language, choices, text: sentence(choices[0].caption), reviewed: false, decorative: false });
+  unsaved += 1;
+  const saved = put(error ? { id, key, name, error } : { id, key, name, language, choices, text: sentence(choices[0].caption), reviewed: false, decorative: false });
   if (!again) files.delete(id);
-  makeThumbnail(id, file);
+  await Promise.all([saved, makeThumbnail(id, file)]);
+  unsaved -= 1;
+  if (!busy()) showProgress();
 }
 
 function put(photo) {
   photos.set(photo.id, photo);
-  savePhoto(photo);
   schedule();
+  return savePhoto(photo);
 }
 
 function drop(id) {
@@ -87,14 +92,14 @@ function drop(id) {
 }
 
 function showProgress() {
-  const { done, total, failed, rate, busy } = sender;
-  const finished = !busy && total > 0;
+  const { done, total, failed, rate } = sender;
+  const finished = !busy() && total > 0;
   sending.hidden = !total;
   sending.querySelector("progress").max = total || 1;
   sending.querySelector("progress").value = done;
   sending.querySelector("progress").hidden = finished;
   const parts = [fill(texts.count, { done, total })];
-  if (busy && done) {
+  if (!finished && done) {
     const seconds = Math.ceil((total - done) / rate);
     const [unit, amount] = seconds < 90 ? ["second", seconds] : ["minute", Math.round(seconds / 60)];
     const time = new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "long" }).format(amount);
@@ -104,7 +109,7 @@ function showProgress() {
   if (finished) parts.unshift(done < total ? texts.cancelled : texts.finished);
   sending.querySelector(".count").textContent = parts.join(" · ");
   find("#cancel").hidden = finished;
-  const waiting = !busy && [...files.keys()].some((id) => photos.get(id)?.error);
+  const waiting = finished && [...files.keys()].some((id) => photos.get(id)?.error);
   find("#again").hidden = !waiting;
   if (finished) {
     status.textContent = parts.join(". ");
@@ -142,7 +147,7 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 
-addEventListener("beforeunload", (event) => sender.busy && event.preventDefault());
+addEventListener("beforeunload", (event) => busy() && event.preventDefault());
 
 // Filtering and showing
 
@@ -180,7 +185,7 @@ function schedule() {
   scheduled ??= setTimeout(() => {
     scheduled = undefined;
     requestAnimationFrame(render);
-  }, sender.busy ? 200 : 0);
+  }, busy() ? 200 : 0);
 }
 
 function render() {
@@ -318,5 +323,5 @@ find("#words").open = matchMedia("(min-width: 56rem)").matches;
 restoreFilters();
 for (const photo of await loadPhotos().catch(() => (say(texts.unsaved), []))) photos.set(photo.id, photo);
 last = Math.max(0, ...photos.keys());
-sweep(photos.keys());
+sweep();
 render();

@@ -12,51 +12,55 @@ const opened = new Promise((resolve, reject) => {
   request.onerror = () => reject(request.error);
 });
 
-/** Runs `work(stores)`; gives the result of the request that it returns. */
-async function transact(mode, work) {
-  const transaction = (await opened).transaction(["photos", "thumbnails"], mode);
-  const request = work((name) => transaction.objectStore(name));
+/** Runs `work(store, …)` on the stores of these names; gives the result of the request that it returns. */
+async function transact(names, mode, work) {
+  const transaction = (await opened).transaction(names, mode, { durability: "relaxed" });
+  const request = work(...names.map((name) => transaction.objectStore(name)));
   return new Promise((resolve, reject) => {
     transaction.oncomplete = () => resolve(request?.result);
     transaction.onabort = transaction.onerror = () => reject(transaction.error);
   });
 }
 
-const write = (work) => transact("readwrite", work).catch((error) => problem(error));
+const write = (names, work) => transact(names, "readwrite", work).catch((error) => problem(error));
 
 /** Calls `handler` when something could not be stored. */
 export const onProblem = (handler) => (problem = handler);
 
-export const loadPhotos = () => transact("readonly", (store) => store("photos").getAll());
+export const loadPhotos = () => transact(["photos"], "readonly", (photos) => photos.getAll());
 
-export const loadThumbnail = (id) => transact("readonly", (store) => store("thumbnails").get(id)).catch(() => undefined);
+export function loadThumbnail(id) {
+  return transact(["thumbnails"], "readonly", (thumbnails) => thumbnails.get(id)).catch(() => undefined);
+}
 
 export function savePhoto(photo) {
-  return write((store) => void store("photos").put(photo));
+  return write(["photos"], (photos) => void photos.put(photo));
 }
 
 export function saveThumbnail(id, blob) {
-  return write((store) => void store("thumbnails").put(blob, id));
+  return write(["thumbnails"], (thumbnails) => void thumbnails.put(blob, id));
 }
 
 /** Its thumbnail stays until `forgetEverything` or the next visit, so that this can be undone. */
 export function removePhoto(id) {
-  return write((store) => void store("photos").delete(id));
+  return write(["photos"], (photos) => void photos.delete(id));
 }
 
 /** Removes thumbnails without a photo. */
-export function sweep(ids) {
-  const known = new Set(ids);
-  return write((store) => {
-    store("thumbnails").getAllKeys().onsuccess = (event) => {
-      for (const id of event.target.result) if (!known.has(id)) store("thumbnails").delete(id);
+export function sweep() {
+  return write(["photos", "thumbnails"], (photos, thumbnails) => {
+    photos.getAllKeys().onsuccess = ({ target: { result: known } }) => {
+      thumbnails.getAllKeys().onsuccess = ({ target: { result: all } }) => {
+        const wanted = new Set(known);
+        for (const id of all) if (!wanted.has(id)) thumbnails.delete(id);
+      };
     };
   });
 }
 
 export function forgetEverything() {
-  return write((store) => {
-    store("photos").clear();
-    store("thumbnails").clear();
+  return write(["photos", "thumbnails"], (photos, thumbnails) => {
+    photos.clear();
+    thumbnails.clear();
   });
 }
