@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -146,8 +147,8 @@ def connect(address: str | None) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The message at the bottom of what Ray raises."""
+    """The message at the bottom of what Ray raises, without the name of its class."""
     cause: BaseException = error
     while (deeper := getattr(cause, "cause", None) or cause.__cause__) is not None:
         cause = deeper
-    return str(cause).strip().splitlines()[-1].rstrip(".")
+    return re.sub(r"^[\w.]+: ", "", str(cause).strip().splitlines()[-1]).rstrip(".")
