@@ -198,7 +198,7 @@ def main():
         took = seconds(lambda width=width: generator.caption_batch(list(photos[:1]), width)[0].probability, repeat=20)
         rows.append((f"encoder + {name}, one photo", f"{1000 * took:.0f} ms", f"{took / bare:.2f}"))
 
-    slow = OnePredictAWord(generator.config["vocabulary_size"])
+    slow = OnePredictAWord(len(generator.tokenizers[generator.languages[0]]))
     for name, width in (("greedy", 1), ("beam 3", 3)):
         one_predict = seconds(slow.caption, photos[0], width, repeat=3)
         rows.append(
@@ -210,13 +210,13 @@ def main():
         for number in range(BULK):
             Path(folder, f"{number}.jpg").write_bytes(photo)
         files = sorted(Path(folder).iterdir())
-        list(caption_files(generator, workers, files[:8], 3, 1))  # compiles
+        list(caption_files(generator, workers, files[:8]))  # compiles
         speeds: list[float] = []
         products: dict[int, list[float]] = {size: [] for size in BATCHES}
         for _ in range(ROUNDS):  # turn by turn: a machine's speed changes within seconds
             alone = {size: seconds(encode, photos[:size], repeat=max(3, 32 // size)) / size for size in BATCHES}
             start = time.perf_counter()
-            assert all(error is None for *_, error in caption_files(generator, workers, files, 3, 1))
+            assert all(error is None for *_, error in caption_files(generator, workers, files))
             speeds.append(BULK / (time.perf_counter() - start))
             for size in BATCHES:
                 products[size].append(speeds[-1] * alone[size])

@@ -56,7 +56,7 @@ def main() -> None:
         print(f"clip: {options.seconds} s, {options.width} pixels wide, {path.stat().st_size / 1e6:.0f} MB")
         watch = Watch()
         start, before = time.perf_counter(), sum(os.times()[:4])
-        segments = caption_clip(generator, path, 3)
+        segments = caption_clip(generator, path)
         wall, processor = time.perf_counter() - start, sum(os.times()[:4]) - before
         watch.stop()
     print(f"{len(segments)} segments, {options.seconds / SHOT:.0f} shots")
