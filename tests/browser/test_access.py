@@ -80,7 +80,7 @@ def gallery_grid(page):
 
 def gallery_list(page):
     gallery_grid(page)
-    page.get_by_label("View", exact=True).select_option("List")
+    page.locator("[name=view]").select_option("List")
 
 
 def gallery_review(page):

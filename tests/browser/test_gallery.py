@@ -113,7 +113,7 @@ def test_three_hundred_photos_in_one_go(visit, quick_address, chromium, shoot):
         assert page.locator(".card img").nth(n).evaluate("image => image.decode().then(() => image.naturalWidth)") == 96
     page.get_by_label("Search").fill("a")
     page.get_by_label("Order").select_option("Least sure first")
-    page.get_by_label("View", exact=True).select_option("List")
+    page.locator("[name=view]").select_option("List")
     page.mouse.move(600, 600)
     for _ in range(20):
         page.mouse.wheel(0, 400)
