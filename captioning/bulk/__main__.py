@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -47,7 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ArtifactError, BulkError) as error:
         return _error(str(error))
     try:
-        with tqdm(total=run.photos, unit="photo", file=sys.stderr) as bar:
+        with (
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere),  # Ray prints tracebacks of what it repeats
+            tqdm(total=run.photos, unit="photo", file=sys.stderr) as bar,
+        ):
             for progress in run.work():
                 done, failed = done + progress.photos, failed + progress.failed
                 bar.update(progress.photos)

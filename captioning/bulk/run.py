@@ -147,8 +147,7 @@ def connect(address: str | None) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The message at the bottom of what Ray raises, without the name of its class."""
-    cause: BaseException = error
-    while (deeper := getattr(cause, "cause", None) or cause.__cause__) is not None:
-        cause = deeper
-    return re.sub(r"^[\w.]+: ", "", str(cause).strip().splitlines()[-1]).rstrip(".")
+    """The last line of what Ray raises, the message of the error itself, without the name of its class."""
+    lines = str(getattr(error, "cause", None) or error).split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), type(error).__name__)
+    return re.sub(r"^[\w.]+: ", "", last).rstrip(".")
