@@ -132,14 +132,14 @@ def test_keyboard_alone_reaches_everything_and_shows_where_it_is(visit):
     describe(page)
     reached = []
     page.locator("body").evaluate("() => scrollTo(0, 0)")
-    for _ in range(18):
+    for _ in range(19):
         page.keyboard.press("Tab")
         focused = page.locator(":focus")
         reached.append(focused.evaluate("e => e.id || e.className || e.pathname?.slice(1) || e.localName"))
         ring = focused if reached[-1] != "photos" else page.locator("label[for=photos]")
         assert ring.evaluate("e => getComputedStyle(e).outlineStyle") != "none"
     assert reached == [
-        "brand", "gallery", "html", "video", "photos", "summary", "plain", "plain", "plain", "zip", "clear",
+        "brand", "gallery", "html", "video", "photos", "select", "summary", "plain", "plain", "plain", "zip", "clear",
         "button", "summary", "textarea", "plain copy", "plain copy-alt", "plain strip", "plain remove",
     ]  # fmt: skip
 
