@@ -1,10 +1,17 @@
-"""The model that ships, on real photos: skipped where Flickr8k is not at hand."""
+"""The model that ships. What needs real photos is skipped where Flickr8k is not at hand."""
 
+import numpy as np
 import pytest
+from helpers import ROOT
 
 from captioning.training.datasets import load_dataset
 from captioning.training.evaluation import score_captions
 
+LANGUAGE_FLOORS = {
+    "de": {"BLEU-4": 11, "CIDEr": 40},
+    "fr": {"BLEU-4": 4, "CIDEr": 45},
+    "cs": {"BLEU-4": 1, "CIDEr": 30},
+}
 FLOORS = {"BLEU-1": 60, "BLEU-4": 20, "CIDEr": 55, "ROUGE-L": 45}
 
 
@@ -21,3 +28,36 @@ def test_scores_on_real_photos_stay_above_a_floor(generator, flickr8k):
         captions.update((name, result.text) for name, result in zip(batch, results))
     scores = score_captions(captions, references)
     assert {name: scores[name] for name, floor in FLOORS.items() if scores[name] < floor} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", LANGUAGE_FLOORS)
+def test_scores_in_other_languages_stay_above_a_floor(generator, flickr8k, language):
+    """Slow: it captions 200 photos and scores them."""
+    dataset = load_dataset(flickr8k)
+    if language not in dataset.translations:
+        pytest.skip(f"Flickr8k has no captions in {language} here")
+    references = dict(list(dataset.translations[language]["validation"].items())[:200])
+    results = generator.caption_batch([dataset.image_paths[name] for name in references], language=language)
+    captions = {name: result.text for name, result in zip(references, results, strict=True)}
+    scores = score_captions(captions, references, language)
+    floors = LANGUAGE_FLOORS[language]
+    assert {name: scores[name] for name, floor in floors.items() if scores[name] < floor} == {}
+
+
+@pytest.mark.slow
+def test_the_keras_models_that_ship_caption_as_the_exported_ones_do(generator):
+    """Slow: it compiles a search for each language."""
+    from captioning.network.saving import load_model
+    from captioning.network.search import make_search
+
+    encoder, decoders, tokenizers, config = load_model(ROOT / "artifacts")
+    assert list(decoders) == list(tokenizers) == generator.languages
+    images = np.stack([generator.prepare(path) for path in sorted((ROOT / "static" / "samples").iterdir())])
+    features, exact = generator.encode(images), np.asarray(encoder(images))
+    assert np.abs(features - exact).mean() < 0.08 * np.abs(exact).mean()
+    for language, decoder in decoders.items():
+        search = make_search(decoder, tokenizers[language], config["max_length"], config["length_power"])
+        texts = [tokenizers[language].decode(tokens[0]) for tokens in search(features, 3).tokens]
+        exported = [caption.text for caption in generator.caption_batch(list(images), language=language)]
+        assert sum(map(str.__eq__, texts, exported)) >= 2, (texts, exported)  # rounding to eight bits changes some

@@ -10,8 +10,9 @@ import keras
 
 from captioning import artifacts
 from captioning.artifacts import EXPORTED, HISTORY, MANIFEST, REMEDY, ArtifactError
-from captioning.network.decoder import Decoder, MultilingualDecoder
+from captioning.network.decoder import Decoder
 from captioning.network.encoder import Encoder
+from captioning.network.multilingual import MultilingualDecoder
 from captioning.text import Tokenizer, tokenizers_from_dict, tokenizers_to_dict
 
 

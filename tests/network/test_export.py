@@ -15,7 +15,7 @@ from helpers import ROOT, picture
 from captioning.artifacts import EXPORTED, ArtifactError, check_manifest, write_manifest
 from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, CaptionGenerator, ExportedSearch
 from captioning.network import export
-from captioning.network.decoder import MultilingualDecoder
+from captioning.network.multilingual import MultilingualDecoder
 from captioning.network.saving import load_model, save_model
 from captioning.network.search import make_search
 from captioning.text import Tokenizer

@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 
 from captioning.artifacts import EXPORTED, ArtifactError, read_pickle, write_manifest, write_pickle
-from captioning.network.decoder import MultilingualDecoder
+from captioning.network.multilingual import MultilingualDecoder
 from captioning.network.saving import load_model, save_model
 from captioning.text import Tokenizer
 
