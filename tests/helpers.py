@@ -84,7 +84,8 @@ class Brightness:
         if self.fail:
             raise RuntimeError("secret")
         captions = [
-            SimpleNamespace(text=str(int(image.mean())), probability=0.5, confidence=0.5, words=[]) for image in images
+            SimpleNamespace(text=str(int(image.mean())), probability=0.5, confidence=0.5, words=[], language=language)
+            for image in images
         ]
         return [SimpleNamespace(**vars(caption), alternatives=[caption]) for caption in captions]
 

@@ -71,7 +71,9 @@ def visit(chromium, address):
 @pytest.fixture
 def caption(generator):
     """The sentence that the page should show for a picture."""
-    return lambda data, choice=0: sentence(generator.caption(data, 3, 3).alternatives[choice].text)
+    return lambda data, choice=0, language="en": sentence(
+        generator.caption(data, 3, 3, language).alternatives[choice].text
+    )
 
 
 @pytest.fixture

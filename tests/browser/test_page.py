@@ -194,7 +194,7 @@ def test_words_show_where_the_model_looked(visit, shoot):
     page.keyboard.press("Tab")
     expect(words.nth(1)).to_have_attribute("aria-pressed", "true")
     expect(shade).to_have_css("opacity", "1")
-    assert shade.bounding_box() == page.locator("figure img").bounding_box()
+    assert shade.bounding_box() == page.locator(".photo figure img").bounding_box()
     shoot(page, "word")
 
 
@@ -298,7 +298,10 @@ def test_downloads_hold_the_edited_texts(visit, caption, script):
             page.get_by_role("button", name=kind, exact=True).click()
         got[kind] = download.value.path().read_text("utf-8-sig")
     texts = ['Mine, "all" mine.', caption(picture(2))]
-    assert list(csv.reader(io.StringIO(got["CSV"])))[1:] == [["one.png", texts[0]], ["two.png", texts[1]]]
+    assert list(csv.reader(io.StringIO(got["CSV"])))[1:] == [
+        ["one.png", texts[0], "en"],
+        ["two.png", texts[1], "en"],
+    ]
     assert [(row["image"], row["caption"]) for row in json.loads(got["JSON"])] == list(
         zip(["one.png", "two.png"], texts, strict=True)
     )
@@ -378,7 +381,7 @@ def test_options_stand_in_the_address(visit, generator):
     page.get_by_text("Options", exact=True).click()
     page.get_by_label("Beam width").fill("5")
     page.get_by_label("Captions to choose from").fill("4")
-    expect(page).to_have_url(re.compile(r"/\?beam_width=5&alternatives=4$"))
+    expect(page).to_have_url(re.compile(r"/\?language=en&beam_width=5&alternatives=4$"))
     page.reload()
     expect(page.get_by_label("Beam width")).to_have_value("5")
     card = describe(page)
@@ -411,7 +414,7 @@ def test_without_javascript(visit, caption, shoot):
     expect(page.locator(".choices li").nth(1)).to_contain_text(caption(picture(), 1))
     for name in ("Copy text", "Remove", "Save attention picture", "Try again"):
         expect(page.get_by_role("button", name=name)).to_have_count(0)
-    assert page.url.endswith("/?alternatives=2#captions")
+    assert page.url.endswith("/?alternatives=2&language=en#captions")
     shoot(page, "no script")
 
 
@@ -420,7 +423,7 @@ def test_options_and_our_own_pictures_without_javascript(visit):
     page.get_by_text("Options", exact=True).click()
     page.get_by_label("Captions to choose from").fill("5")
     page.get_by_role("button", name="Apply").click()
-    assert page.url.endswith("/?beam_width=3&alternatives=5")
+    assert page.url.endswith("/?language=en&beam_width=3&alternatives=5")
     page.get_by_role("button", name="Drawing of a beach").click()
     expect(page.locator(".choices li")).to_have_count(5)
 
@@ -441,12 +444,12 @@ def test_german(visit, caption, shoot):
     page = visit(locale="de-DE", **PHONE)
     expect(page.locator("html")).to_have_attribute("lang", "de")
     describe(page)
-    expect(page.locator(".photo h2 span")).to_have_attribute("lang", "en")
-    expect(page.locator(".photo h2")).to_have_text(caption(picture()))
+    expect(page.locator(".photo h2 span")).to_have_attribute("lang", "de")
+    expect(page.locator(".photo h2")).to_have_text(caption(picture(), language="de"))
     expect(page.locator(".sure span")).to_contain_text("Wählen Sie ein Wort")
     page.locator(".words button").first.tap()
     expect(page.locator(".sure span")).to_have_text(re.compile(r"^„.+“, zu \d+ % sicher\."))
-    expect(page.get_by_role("status")).to_have_text(f"1 von 1. photo.png: {caption(picture())}")
+    expect(page.get_by_role("status")).to_have_text(f"1 von 1. photo.png: {caption(picture(), language='de')}")
     shoot(page, "german phone")
 
 
@@ -463,7 +466,7 @@ def test_first_view_is_small_and_ours(visit, address):
 
 def test_the_api_can_be_tried(visit, shoot):
     page = visit("docs")
-    expect(page.locator(".opblock")).to_have_count(4)
+    expect(page.locator(".opblock")).to_have_count(7)
     page.get_by_text("/model/metadata").click()
     page.get_by_role("button", name="Try it out").click()
     page.get_by_role("button", name="Execute").click()
