@@ -186,9 +186,10 @@ def draft_page(options: argparse.Namespace) -> int:
         open_output(options.output, "wb") as output,
         ImageWorkers(min(options.workers, max(1, len(photos)))) as workers,
     ):
-        generator = load_generator(options.language)
-        results = caption_files(generator, workers, photos, **caption_options(options)) if photos else iter([])
-        found = {result[0]: result for result in tqdm(results, total=len(photos), unit="photo", file=sys.stderr)}
+        found: dict[Path, Result] = {}
+        if photos:
+            results = caption_files(load_generator(options.language), workers, photos, **caption_options(options))
+            found = {result[0]: result for result in tqdm(results, total=len(photos), unit="photo", file=sys.stderr)}
         for image, path in files.items():
             _, caption, problem = found[path]
             if caption and caption.text:

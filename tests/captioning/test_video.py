@@ -109,7 +109,9 @@ def test_progress():
 
 
 def shots_and_captions(*texts):
-    captions = [SimpleNamespace(text=text, probability=0.1, confidence=0.1 * n) for n, text in enumerate(texts)]
+    captions = [
+        SimpleNamespace(text=text, language="en", probability=0.1, confidence=0.1 * n) for n, text in enumerate(texts)
+    ]
     image, small = np.zeros((8, 8, 3), np.uint8), Preview(b"", 8, 8)
     return [Shot(n, n + 1, n + 0.5, image, small) for n in range(len(texts))], captions
 
@@ -232,5 +234,6 @@ def test_the_process_ends_with_the_iterator(tmp_path):
 def test_to_dict_is_json():
     [segment] = make_segments(*shots_and_captions("a dog"))
     assert json.loads(json.dumps(segment.to_dict())) == {
-        "start": 0, "end": 1, "caption": "a dog", "probability": 0.1, "confidence": 0.0, "key_frame_time": 0.5
+        "start": 0, "end": 1, "caption": "a dog", "language": "en", "probability": 0.1, "confidence": 0.0,
+        "key_frame_time": 0.5,
     }  # fmt: skip

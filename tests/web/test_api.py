@@ -163,14 +163,15 @@ def test_the_api_is_described(small_app):
     client = small_app.test_client()
     document = client.get("/openapi.json").json
     assert document["openapi"].startswith("3.")
-    assert {path: list(methods) for path, methods in document["paths"].items()} == {
+    assert {path: sorted(methods) for path, methods in document["paths"].items()} == {
         "/model/predict": ["post"], "/model/metadata": ["get"], "/api/captions": ["post"], "/api/attention": ["post"],
+        "/api/videos": ["post"], "/api/videos/{id}": ["delete", "get"],
     }  # fmt: skip
     for methods in document["paths"].values():
         for operation in methods.values():
             assert operation["summary"]
             for code, answer in operation["responses"].items():
-                if code != "200":
+                if int(code) >= 400:
                     schema = answer["content"]["application/json"]["schema"]
                     assert schema == {"$ref": "#/components/schemas/Problem"}
     for name in ("swagger-ui.css", "swagger-ui-bundle.js"):
