@@ -193,7 +193,8 @@ function showAttention(card, words, wholeText, wholeSure) {
     button.textContent = index ? text : text.charAt(0).toUpperCase() + text.slice(1);
     return button;
   });
-  toolbar.replaceChildren(...buttons.flatMap((button, index) => [button, index < buttons.length - 1 ? " " : "."]));
+  const after = (button, index) => (index === buttons.length - 1 ? "." : button.textContent.endsWith("'") ? "" : " "); // l'océan
+  toolbar.replaceChildren(...buttons.flatMap((button, index) => [button, after(button, index)]));
   toolbar.hidden = false;
   card.querySelector("h2").classList.add("for-readers");
   card.querySelector(".view").append(canvas);
