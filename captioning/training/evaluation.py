@@ -111,13 +111,14 @@ def score_captions(
     scores = {f"BLEU-{n}": 100 * score for n, score in enumerate(bleu, start=1)}
     scores |= {f"NLTK BLEU-{n}": 100 * score for n, score in enumerate(nltk_bleu, start=1)}
     scores["CIDEr"] = 100 * Cider().compute_score(truths, hypotheses)[0]
-    scores["ROUGE-L"] = 100 * Rouge().compute_score(truths, hypotheses)[0]
     if language == "en":
         try:
             scores["METEOR"] = 100 * _meteor(truths, hypotheses)
         except (OSError, ValueError) as error:  # no Java, or a Java that does not start
             logging.getLogger(__name__).debug("METEOR: %s", error)
             warnings.warn("METEOR is skipped: it needs Java, which does not run here", stacklevel=2)
+    scores["ROUGE-L"] = 100 * Rouge().compute_score(truths, hypotheses)[0]
+    if language == "en":
         scores |= hallucination({name: text for name, [text] in hypotheses.items()}, truths)
     scores["repeats"] = 100 * sum(map(repeats, words)) / len(words)
     scores["distinct"] = len(set(map(tuple, words)))

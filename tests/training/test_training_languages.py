@@ -1,6 +1,7 @@
-"""A further language is learned by layers of its own."""
+"""A further language is learned by layers of its own. Slow: it compiles and trains two decoders."""
 
 import numpy as np
+import pytest
 from training_runs import CAPTIONS, TOKENIZER, WORDS, new_decoder, new_features, new_run
 
 from captioning.network.search import make_search
@@ -20,6 +21,7 @@ def captions(decoder, tokenizer):
     return [tokenizer.decode(tokens[0]) for tokens in found.tokens]
 
 
+@pytest.mark.slow
 def test_a_language_is_added_and_the_first_one_stays_the_same(tmp_path):
     english = new_decoder()
     new_run(Training, tmp_path / "en", english).run()
