@@ -46,7 +46,7 @@ Row = Annotated[list[Annotated[float, Field(ge=0, le=99)]], Field(min_length=7, 
 class Word(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    text: str = Field(pattern=r"^[\w'-]{1,40}$")
+    text: str = Field(pattern=r"^[\p{L}\p{N}'-]{1,40}$")
     probability: Probability
     attention: list[Row] = Field(
         min_length=7, max_length=7, description="The attention over the photo, 7 rows from top to bottom."
