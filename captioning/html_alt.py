@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
-from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
+from captioning.worker_process import OutOfTime, ProcessLost, ask
 
 MAX_PAGE = 4_000_000
 """Bytes of a page."""
@@ -53,18 +53,10 @@ def find_images(page: bytes) -> list[Image]:
     """
     if len(page) > MAX_PAGE:
         raise HtmlError("The page has more than 4 MB. Split it, or take large scripts out of it.")  # MAX_PAGE
-    worker = WorkerProcess(__name__, cpu_seconds=5, wall_seconds=30, memory=10**9)
     try:
-        worker.start()
-        worker.send((page,))
-        found = worker.receive()
+        return ask(__name__, page, cpu_seconds=5, wall_seconds=30, memory=10**9)
     except (OutOfTime, ProcessLost) as error:
         raise HtmlError("The page takes too long to read. Check that it is an HTML file.") from error
-    finally:
-        worker.stop()
-    if isinstance(found, Exception):
-        raise found
-    return found
 
 
 def insert_drafts(page: bytes, drafts: Mapping[Image, str]) -> bytes:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from captioning import html_alt
 from captioning.html_alt import MAX_PAGE, HtmlError, Image, local_path
-from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
+from captioning.worker_process import OutOfTime, ProcessLost, ask
 
 PAGES = (".html", ".htm", ".xhtml")
 MAX_UNPACKED = 64 * 2**20
@@ -48,18 +48,10 @@ def read_site(uploads: Iterable[tuple[str, bytes]]) -> Site:
     Raises:
         HtmlError: there is no page, a page or the ZIP file cannot be read, or is too large.
     """
-    worker = WorkerProcess(__name__, cpu_seconds=10, wall_seconds=30, memory=10**9)
     try:
-        worker.start()
-        worker.send((list(uploads),))
-        site = worker.receive()
+        return ask(__name__, list(uploads), cpu_seconds=10, wall_seconds=30, memory=10**9)
     except (OutOfTime, ProcessLost) as error:
         raise HtmlError("The upload takes too long to read. Send fewer or smaller files.") from error
-    finally:
-        worker.stop()
-    if isinstance(site, Exception):
-        raise site
-    return site
 
 
 def answer(uploads: list[tuple[str, bytes]]) -> Iterator[Site]:

@@ -119,6 +119,25 @@ class WorkerProcess:
             raise OutOfTime if code == -signal.SIGPROF else ProcessLost(code) from None
 
 
+def ask(module: str, *order: Any, cpu_seconds: float, wall_seconds: float, memory: int) -> Any:
+    """The first answer of a process that is started for one order. The arguments are those of `WorkerProcess`.
+
+    Raises:
+        OutOfTime, ProcessLost: the order exceeds a limit.
+        Exception: what the function in the process raised.
+    """
+    worker = WorkerProcess(module, cpu_seconds=cpu_seconds, wall_seconds=wall_seconds, memory=memory)
+    try:
+        worker.start()
+        worker.send(order)
+        found = worker.receive()
+    finally:
+        worker.stop()
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
 def _send(connection: socket.socket, message: object) -> None:
     class Stream:
         write = staticmethod(connection.sendall)
