@@ -190,7 +190,8 @@ def test_a_large_picture_is_opened_and_its_memory_comes_back(name):
     data = LARGE[name]()
     with lone_worker() as (pool, process):
         photo = pool.read(data, size=224, preview=800)
-        assert (photo.width, photo.height, photo.preview.width) == (7000, 7000, 800)
+        assert (photo.width, photo.height) == (7000, 7000)
+        assert 2 * 224 <= photo.preview.width <= 800
         wait_until(lambda: process().memory_info().rss < image_workers.MAX_IDLE_MEMORY)
 
 
