@@ -101,7 +101,7 @@ def wait_until(condition, seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition did not become true"
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 class Serving:

@@ -22,7 +22,7 @@ def bulk(*arguments, environment=()):
 
 
 def finish(process, code):
-    errors = process.communicate(timeout=200)[1]
+    errors = process.communicate(timeout=300)[1]
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     return errors
@@ -78,10 +78,10 @@ def test_an_actor_and_a_node_are_killed(cluster, photos, expected, tmp_path):
     """Slow: starts a cluster of two nodes."""
     run = bulk(photos, "--output", tmp_path, "--address", cluster.address, "--format", "coco")
     shards = tmp_path / "captions.parquet"
-    wait_until(lambda: len(actors()) == 2 and list(shards.glob("*.parquet")), 100)
+    wait_until(lambda: len(actors()) == 2 and list(shards.glob("*.parquet")), 300)
     os.kill(actors()[0].pid, signal.SIGKILL)
     done = len(list(shards.glob("*.parquet")))
-    wait_until(lambda: len(list(shards.glob("*.parquet"))) > done, 100)
+    wait_until(lambda: len(list(shards.glob("*.parquet"))) > done, 300)
     cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
     assert len(list(shards.glob("*.parquet"))) < 7, "it was killed on the way"
     assert "1 of 121 photos" in finish(run, 1)

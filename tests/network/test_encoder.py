@@ -19,27 +19,21 @@ def encoder(request, tiny_encoder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size", "grid", "depth"), [
-    ("resnet50", 224, (7, 7), 2048),
-    ("densenet201", 224, (7, 7), 1920),
-    ("inceptionv3", 299, (8, 8), 2048),
-    ("xception", 299, (10, 10), 2048),
+@pytest.mark.parametrize(("name", "size", "grid", "depth", "range_"), [
+    ("resnet50", 224, (7, 7), 2048, (-124, 152)),
+    ("densenet201", 224, (7, 7), 1920, (-3, 3)),
+    ("inceptionv3", 299, (8, 8), 2048, (-1, 1)),
+    ("xception", 299, (10, 10), 2048, (-1, 1)),
 ])  # fmt: skip
-def test_every_network_has_its_size_and_grid(name, size, grid, depth):
-    """Slow: it builds a large network."""
-    encoder = Encoder(name)
+def test_every_network(name, size, grid, depth, range_):
+    """Its size, grid and preprocessing, its int8 model and the part that fine-tuning trains. Slow: it builds and
+    converts a large network."""
+    encoder = randomise_normalisation(Encoder(name))
     assert (encoder.image_size, encoder.grid, encoder.depth) == (size, grid, depth)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "range_"), [("densenet201", (-3, 3)), ("inceptionv3", (-1, 1)), ("xception", (-1, 1))]
-)
-def test_every_network_has_its_own_preprocessing(name, range_):
-    """Slow: it builds a large network."""
-    pixels = np.array([[[[0, 0, 0], [255, 255, 255]]]], "float32")
-    prepared = np.asarray(Encoder(name)._preprocess(pixels))
+    prepared = np.asarray(encoder._preprocess(np.array([[[[0, 0, 0], [255, 255, 255]]]], "float32")))
     assert range_[0] <= prepared.min() < 0 < prepared.max() <= range_[1]
+    check_quantized(encoder, quantized_encoder(encoder), 0.05)
+    check_fine_tuning_without_the_first_half(encoder)
 
 
 def test_preprocessing_is_that_of_the_network(encoder):
@@ -59,14 +53,6 @@ def check_quantized(encoder, encode, tolerance):
 
 def test_the_quantized_encoder_gives_nearly_the_same_features(tiny_encoder, tiny_encode):
     check_quantized(tiny_encoder, tiny_encode, 0.08)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("network", ENCODERS)
-def test_the_quantized_encoder_of_every_network_gives_nearly_the_same_features(network):
-    """Slow: it converts a large network."""
-    encoder = randomise_normalisation(Encoder(network, image_size=max(SIZE, 75)))
-    check_quantized(encoder, quantized_encoder(encoder), 0.05)
 
 
 def test_folding_leaves_no_normalisation_after_a_convolution_and_changes_nothing(encoder):
@@ -96,11 +82,7 @@ def test_unknown_network_names_the_known_ones():
         Encoder("vgg")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("network", ENCODERS)
-def test_fine_tuning_can_leave_out_the_first_half(network):
-    """Slow: it builds a large network."""
-    encoder = Encoder(network, image_size=96)
+def check_fine_tuning_without_the_first_half(encoder):
     encoder.freeze_first_half()
     trained = [layer.trainable for layer in encoder.backbone.layers]
     assert not any(trained[: len(trained) // 6]) and all(trained[len(trained) // 2 :])

@@ -89,8 +89,9 @@ def test_batch_gives_what_single_images_give(decoder, features, search):
             np.testing.assert_allclose(alone.attention[0], together.attention[b], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_search_gives_what_uncompiled_search_gives(decoder, features, search):
-    """Also when the weights change later."""
+    """Also when the weights change later. Slow: it compiles."""
     tf.config.run_functions_eagerly(False)
     compiled = search(features, 3)
     tf.config.run_functions_eagerly(True)

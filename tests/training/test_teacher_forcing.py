@@ -55,7 +55,9 @@ def test_padding_has_no_gradient():
     assert (gradient[0, :2] != 0).all()
 
 
+@pytest.mark.slow
 def test_training_learns_and_keeps_the_best_epoch(tmp_path):
+    """Slow: it compiles and trains a decoder."""
     training = new_run(Training, tmp_path, epochs=20, label_smoothing=0.0)
     history = training.run()
     assert {len(v) for v in history.values()} == {20}
@@ -67,7 +69,7 @@ def test_training_learns_and_keeps_the_best_epoch(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", [Training, SelfCriticalTraining])
-def test_training_uses_all_views_and_validates_on_the_whole_photo(cls, tmp_path):
+def test_training_uses_all_views_and_validates_on_the_whole_photo(cls, uncompiled, tmp_path):
     """Slow: two compilations."""
     features = new_features()
     other = Features(features.array + 100, features.rows, {})
@@ -81,7 +83,7 @@ def test_training_uses_all_views_and_validates_on_the_whole_photo(cls, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", [Training, SelfCriticalTraining])
-def test_an_interrupted_run_ends_as_a_whole_one(cls, tmp_path):
+def test_an_interrupted_run_ends_as_a_whole_one(cls, uncompiled, tmp_path):
     """With dropout, too. Slow: three runs."""
     whole = new_run(cls, tmp_path / "whole", new_decoder(dropout=0.3)).run()
 
@@ -98,7 +100,7 @@ def test_an_interrupted_run_ends_as_a_whole_one(cls, tmp_path):
 
 
 @pytest.mark.slow
-def test_other_settings_start_from_the_beginning(tmp_path):
+def test_other_settings_start_from_the_beginning(uncompiled, tmp_path):
     """Slow: three runs."""
     new_run(Training, tmp_path, epochs=1).run()
     epochs = []
@@ -110,9 +112,9 @@ def test_other_settings_start_from_the_beginning(tmp_path):
 
 
 @pytest.mark.slow
-def test_fine_tuning_changes_every_stage_of_the_encoder(tmp_path):
+def test_fine_tuning_changes_every_stage_of_the_encoder(uncompiled, tmp_path):
     """Slow: it trains a ResNet50."""
-    dataset = load_dataset(draw_dataset(tmp_path, images=20, size=32))
+    dataset = load_dataset(draw_dataset(tmp_path, images=10, size=32))
     tokenizer = Tokenizer.fit((c for cs in dataset.captions["train"].values() for c in cs), 1)
     encoder = Encoder("resnet50", image_size=32)
     decoder = build_decoder("attention", len(tokenizer), encoder.regions, encoder.depth, units=16)
