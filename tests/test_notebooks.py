@@ -14,7 +14,7 @@ from scenes import draw_dataset
 from captioning.artifacts import read_pickle
 from generate_captions import CaptionGenerator
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("notebooks")]
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 
 
