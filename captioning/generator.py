@@ -19,9 +19,10 @@ from captioning import artifacts
 from captioning.artifacts import REMEDY, ArtifactError
 from captioning.descriptions import Segment, make_segments
 from captioning.images import open_photo, read_image, resize_image
-from captioning.litert import CPU_COUNT, Model, make_batches, parallel_map
+from captioning.litert import Model, make_batches, parallel_map
 from captioning.text import Tokenizer, tokenizers_from_dict
-from captioning.video import MAX_SECONDS, Shot, VideoError, read_shots
+from captioning.video import MAX_SECONDS, Progress, Shot, VideoError
+from captioning.video_worker import read_shots_safely
 
 DEFAULT_BEAM_WIDTH = 3
 MAX_BEAM_WIDTH = 10
@@ -175,8 +176,11 @@ class CaptionGenerator:
         beam_width: int = DEFAULT_BEAM_WIDTH,
         max_seconds: float = MAX_SECONDS,
         language: str | None = None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> list[Segment]:
         """Caption a clip: one caption for each shot. Neighbours with the same caption become one segment.
+
+        A process with limits on time and memory reads the clip.
 
         >>> [(s.start, s.end, s.caption.text) for s in generator.caption_video("clip.mp4")]
         [(0.0, 4.2, 'a dog is running through the grass'), (4.2, 9.0, 'a boy jumps into the pool')]
@@ -185,15 +189,20 @@ class CaptionGenerator:
             path: an MP4, MOV, WebM, animated GIF or animated WebP file.
             beam_width, language: as for `caption`.
             max_seconds: a longer clip is refused.
+            on_progress: called while the clip is read.
 
         Raises:
             VideoError: the clip cannot be read or is too long.
-            ValueError: the beam width is out of range.
+            ValueError: the beam width is out of range, or the model does not have the language.
         """
+        shots = []
         try:
             with open(path, "rb") as file:
-                parts = read_shots(file, self.config["image_size"], max_seconds, min(CPU_COUNT, 4))
-                shots = [part for part in parts if isinstance(part, Shot)]
+                for part in read_shots_safely(file, self.config["image_size"], max_seconds):
+                    if isinstance(part, Shot):
+                        shots.append(part)
+                    else:
+                        on_progress(part)
         except OSError as error:
             raise VideoError(f"The file cannot be opened ({error.strerror}). Check its path and permissions.") from None
         return make_segments(shots, self.caption_batch([shot.image for shot in shots], beam_width, language=language))

@@ -3,22 +3,17 @@
 from collections.abc import Generator
 from typing import BinaryIO
 
-from captioning.video import (
-    MAX_SECONDS,
-    Progress,
-    Shot,
-    VideoError,
-    damaged,
-    too_much_time,
-)
+from captioning.litert import CPU_COUNT
+from captioning.video import MAX_SECONDS, Progress, Shot, VideoError, damaged, too_much_time
 from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
+
+THREADS = min(CPU_COUNT, 4)  # of the decoder
 
 
 def read_shots_safely(
     file: BinaryIO,
     size: int,
     max_seconds: float = MAX_SECONDS,
-    threads: int = 1,
     *,
     cpu_seconds: float | None = None,
     wall_seconds: float = 60,
@@ -41,7 +36,7 @@ def read_shots_safely(
     worker = WorkerProcess("captioning.video_process", **limits, memory=memory, files=[descriptor])
     try:
         worker.start()
-        worker.send((descriptor, size, max_seconds, threads))
+        worker.send((descriptor, size, max_seconds, THREADS))
         while (part := worker.receive()) is not None:
             if isinstance(part, Exception):
                 raise part

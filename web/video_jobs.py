@@ -19,7 +19,6 @@ from flask import Flask
 from captioning.batching import QueueFull
 from captioning.descriptions import Segment, make_segments
 from captioning.generator import Caption
-from captioning.litert import CPU_COUNT
 from captioning.video import Shot, VideoError
 from captioning.video_worker import read_shots_safely
 
@@ -136,7 +135,7 @@ class VideoJobs:
                     continue
 
         size = extensions["captions"].generator.config["image_size"]
-        with closing(read_shots_safely(file, size, config["VIDEO_SECONDS"], min(CPU_COUNT, 4))) as parts:
+        with closing(read_shots_safely(file, size, config["VIDEO_SECONDS"])) as parts:
             for part in parts:
                 check()
                 if not isinstance(part, Shot):
