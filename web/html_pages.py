@@ -19,7 +19,7 @@ from captioning.image_workers import Photo
 from captioning.images import ImageError
 from captioning.site import Missing, Site, read_site
 from captioning.text import sentence
-from web.language import caption_languages
+from web.language import caption_language
 from web.uploads import Options, enqueue, refuse_busy, wait
 
 THUMBNAIL = 160  # pixels of the longer side
@@ -43,12 +43,12 @@ def add_html_page(app: OpenAPI) -> None:
 
 
 def html_form() -> str:
-    return render_template("html.html", **caption_languages())
+    return render_template("html.html", chosen=caption_language())
 
 
 def draft_site() -> str | tuple[str, int]:
     """Answers with a report and, in a link, the new file. So the server stores nothing, and no script is needed."""
-    languages = caption_languages(request.form.get("language"))
+    language = caption_language(request.form.get("language"))
     uploads = [(file.filename, file.stream.read()) for file in request.files.getlist("file") if file.filename]
     if not uploads:
         abort(400, _("No file was chosen. Choose an HTML file and its pictures, or a ZIP file."))
@@ -57,10 +57,10 @@ def draft_site() -> str | tuple[str, int]:
     try:
         site = read_site(uploads)
     except HtmlError as error:
-        return render_template("html.html", error=_(str(error)), **languages), 422
+        return render_template("html.html", error=_(str(error)), chosen=language), 422
     finally:
         reading.release()
-    found = caption_files(site, languages["chosen"])
+    found = caption_files(site, language)
     reports, changed = [], {}
     for page in site.pages:
         rows = [(missing, describe(missing, found)) for missing in page.images]
@@ -69,7 +69,7 @@ def draft_site() -> str | tuple[str, int]:
     name, file = pack(changed)
     if len(file) > MAX_LINK:
         too_large = _("The pages are too large. Send fewer, or use the command line.")
-        return render_template("html.html", error=too_large, **languages), 413
+        return render_template("html.html", error=too_large, chosen=language), 413
     return render_template(
         "html.html",
         reports=reports,
@@ -77,7 +77,7 @@ def draft_site() -> str | tuple[str, int]:
         left=sum(not row.draft for _name, rows in reports for row in rows),
         name=name,
         link="data:application/octet-stream;base64," + base64.b64encode(file).decode(),
-        **languages,
+        chosen=language,
     )
 
 

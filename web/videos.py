@@ -12,7 +12,7 @@ from werkzeug.exceptions import InternalServerError
 
 from captioning.descriptions import Segment, to_srt, to_vtt
 from captioning.video import VideoError
-from web.language import caption_languages
+from web.language import caption_language
 from web.schemas import Form, Probability, Problem
 from web.uploads import IMAGE_STATUS, VIDEOS, LanguageOption, refuse_busy
 from web.video_jobs import Job, TooManyJobs, VideoJobs
@@ -83,7 +83,7 @@ def allow_large() -> None:
 
 
 def video() -> str:
-    return render_template("video.html", **caption_languages())
+    return render_template("video.html", chosen=caption_language())
 
 
 def start_video(query: VideoOptions, form: OneVideo) -> Response:
