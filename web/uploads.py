@@ -127,7 +127,7 @@ def enqueue(file: FileStorage, options: Options, preview: int | None = None) -> 
                 g.group,
                 beam_width=options.width,
                 alternatives=options.width,
-                language=options.language or captions.generator.languages[0],
+                language=options.language,
             )
         )
     except QueueFull:

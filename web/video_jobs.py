@@ -38,10 +38,13 @@ class Abandoned(Exception):
 
 @dataclass(eq=False)
 class Job:
-    """A clip. `progress`, 0 to 1, is None while the length of the clip is unknown."""
+    """A clip. `progress`, 0 to 1, is None while the length of the clip is unknown.
 
-    beam_width: int
-    language: str
+    `beam_width` and `language` are as for `CaptionQueue.submit`.
+    """
+
+    beam_width: int | None
+    language: str | None
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     progress: float | None = 0.0
     segments: list[Segment] | None = None  # when it is done
@@ -70,7 +73,7 @@ class VideoJobs:
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
 
-    def start(self, file: BinaryIO, beam_width: int, language: str) -> Job:
+    def start(self, file: BinaryIO, beam_width: int | None, language: str | None) -> Job:
         """Captions a clip, and closes its file at the end in any case.
 
         Raises:

@@ -98,9 +98,7 @@ def start_video(query: VideoOptions, form: OneVideo) -> Response:
     stream.flush()
     file = os.fdopen(os.dup(stream.fileno()), "rb")  # Flask closes its own with the request
     try:
-        languages = current_app.extensions["captions"].generator.languages
-        width = query.beam_width or current_app.config["BEAM_WIDTH"]
-        job = jobs().start(file, width, query.language or languages[0])
+        job = jobs().start(file, query.beam_width, query.language)
     except TooManyJobs:
         refuse_busy("queue full", _("Too many clips are being captioned. Please try again in a minute."))
     response = jsonify(describe(job, False))
