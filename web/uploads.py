@@ -76,6 +76,14 @@ def uploads() -> list[FileStorage]:
     return [file for file in request.files.getlist("image") if file.filename]
 
 
+def one_upload() -> FileStorage:
+    """The file of the field `image`."""
+    files = uploads()
+    if len(files) != 1:
+        abort(400, _("Send one photo in the multipart field 'image'."))
+    return files[0]
+
+
 def several_uploads() -> list[FileStorage]:
     """`uploads`, at most MAX_PHOTOS."""
     files, most = uploads(), current_app.config["MAX_PHOTOS"]
