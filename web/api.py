@@ -16,7 +16,7 @@ from captioning.images import ImageError
 from captioning.languages import LANGUAGES
 from web.attention import draw_attention
 from web.schemas import AttentionForm, CaptionOptions, Captions, Metadata, OnePhoto, Photos, Predictions, Problem
-from web.uploads import IMAGE_STATUS, Options, enqueue, one_upload, read, refuse_busy, several_uploads, wait
+from web.uploads import IMAGE_STATUS, Options, enqueue, limited, one_upload, read, several_uploads, wait
 
 SWAGGER = Path(flask_openapi_swagger.__file__).parent / "templates" / "swagger"
 STRIP_SIDE = 448  # pixels of the longer side of the photo in an attention strip
@@ -118,16 +118,13 @@ def attention(form: AttentionForm) -> tuple[bytes, dict[str, str]]:
     A PNG picture of the photo and, for each word, of the photo with the attention of this word.
     """
     file = one_upload()
-    if not strips.acquire(blocking=False):
-        refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
-    try:
-        preview = read(file, STRIP_SIDE // 2, STRIP_SIDE).preview
+    with limited(strips):
+        try:
+            preview = read(file, STRIP_SIDE // 2, STRIP_SIDE).preview
+        except ImageError as error:
+            abort(IMAGE_STATUS[error.kind], _(str(error)))
         assert preview  # of the requested size
         png = draw_attention(preview.pixels, [(word.text, np.array(word.attention)) for word in form.words])
-    except ImageError as error:
-        abort(IMAGE_STATUS[error.kind], _(str(error)))
-    finally:
-        strips.release()
     return png, {"Content-Type": "image/png", "Content-Disposition": 'attachment; filename="attention.png"'}
 
 

@@ -20,7 +20,7 @@ from captioning.images import ImageError
 from captioning.site import Missing, Site, read_site
 from captioning.text import sentence
 from web.language import caption_language
-from web.uploads import Options, enqueue, refuse_busy, wait
+from web.uploads import Options, enqueue, limited, wait
 
 THUMBNAIL = 160  # pixels of the longer side
 MAX_LINK = 1_400_000  # bytes of a file in a link; browsers refuse to save links of more than two million letters
@@ -52,14 +52,11 @@ def draft_site() -> str | tuple[str, int]:
     uploads = [(file.filename, file.stream.read()) for file in request.files.getlist("file") if file.filename]
     if not uploads:
         abort(400, _("No file was chosen. Choose an HTML file and its pictures, or a ZIP file."))
-    if not reading.acquire(blocking=False):
-        refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
     try:
-        site = read_site(uploads)
+        with limited(reading):
+            site = read_site(uploads)
     except HtmlError as error:
         return render_template("html.html", error=_(str(error)), chosen=language), 422
-    finally:
-        reading.release()
     found = caption_files(site, language)
     reports, changed = [], {}
     for page in site.pages:

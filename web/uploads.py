@@ -3,7 +3,10 @@
 import io
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from threading import Semaphore
 from typing import IO, Any, NoReturn
 
 from flask import Flask, Request, abort, current_app, g, request
@@ -139,7 +142,7 @@ def enqueue(file: FileStorage, options: Options, preview: int | None = None) -> 
             )
         )
     except QueueFull:
-        refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
+        refuse_full()
     return photo, g.answers[-1]
 
 
@@ -163,6 +166,22 @@ def wait(answer: Future[Caption]) -> Caption:
     except Exception:
         current_app.extensions["metrics"].errors.labels("batch failed").inc()
         raise
+
+
+@contextmanager
+def limited(places: Semaphore) -> Iterator[None]:
+    """Take one of the places for work on a request while the block runs. Raises ServiceUnavailable if all are taken."""
+    if not places.acquire(blocking=False):
+        refuse_full()
+    try:
+        yield
+    finally:
+        places.release()
+
+
+def refuse_full() -> NoReturn:
+    """Answer 503: too many photos wait."""
+    refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
 
 
 def refuse_busy(kind: str, message: str) -> NoReturn:
