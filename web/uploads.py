@@ -17,7 +17,7 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import ServiceUnavailable
 
 from captioning.batching import QueueFull
-from captioning.generator import Caption
+from captioning.generator import MAX_BEAM_WIDTH, Caption
 from captioning.image_workers import Photo
 from captioning.images import ImageError
 from web.tracing import span
@@ -42,7 +42,12 @@ class UploadRequest(Request):
             refuse_busy("no disk", _("This server has no disk space for clips. Tell its operator."))
 
 
-class LanguageOption(BaseModel):
+class SearchOptions(BaseModel):
+    """The query string for a clip."""
+
+    beam_width: int | None = Field(
+        default=None, ge=1, le=MAX_BEAM_WIDTH, description="Captions that the search keeps at each word."
+    )
     language: str | None = Field(default=None, description="Of the captions; by default English.")
 
     @field_validator("language")
@@ -54,12 +59,9 @@ class LanguageOption(BaseModel):
         return language
 
 
-class Options(LanguageOption):
-    """The query string of the page and of the API."""
+class Options(SearchOptions):
+    """The query string for photos, of the page and of the API."""
 
-    beam_width: int | None = Field(
-        default=None, ge=1, le=10, description="Captions that the search keeps at each word."
-    )
     alternatives: int | None = Field(
         default=None, ge=1, le=5, description="Captions per photo, the best one first. The beam is at least as wide."
     )

@@ -14,7 +14,7 @@ from captioning.descriptions import Segment, to_srt, to_vtt
 from captioning.video import VideoError
 from web.language import caption_language
 from web.schemas import Form, Probability, Problem
-from web.uploads import IMAGE_STATUS, VIDEOS, LanguageOption, refuse_busy
+from web.uploads import IMAGE_STATUS, VIDEOS, SearchOptions, refuse_busy
 from web.video_jobs import Job, TooManyJobs, VideoJobs
 
 PROBLEMS: dict[Any, Any] = dict.fromkeys((400, 404, 413, 415, 422, 500), Problem)
@@ -23,12 +23,6 @@ TEXT = {"schema": {"type": "string"}}
 
 class OneVideo(Form):
     video: FileStorage = Field(description="MP4, MOV, WebM, animated GIF or animated WebP.")
-
-
-class VideoOptions(LanguageOption):
-    beam_width: int | None = Field(
-        default=None, ge=1, le=10, description="Captions that the search keeps at each word."
-    )
 
 
 class VideoPath(BaseModel):
@@ -86,7 +80,7 @@ def video() -> str:
     return render_template("video.html", chosen=caption_language())
 
 
-def start_video(query: VideoOptions, form: OneVideo) -> Response:
+def start_video(query: SearchOptions, form: OneVideo) -> Response:
     """Caption a clip
 
     Starts a job. Ask for its result at the `url` of the answer.
