@@ -110,17 +110,13 @@ def write_captions(results: Iterable[Result], kind: str, output: IO[str]) -> Non
                 if caption:
                     rows.append({"image_id": path.stem, "caption": caption.text})
             elif caption:
-                alternatives = [_describe(alternative) for alternative in caption.alternatives]
-                row = {"image": str(path), **_describe(caption), "language": caption.language}
+                alternatives = [alternative.to_dict() for alternative in caption.alternatives]
+                row = {"image": str(path), **caption.to_dict(), "language": caption.language}
                 rows.append({**row, "alternatives": alternatives})
             else:
                 rows.append({"image": str(path), "error": error})
         json.dump(rows, output, indent=2, ensure_ascii=False)
         output.write("\n")
-
-
-def _describe(caption: Caption) -> dict:
-    return {"caption": caption.text, "probability": caption.probability, "confidence": caption.confidence}
 
 
 def open_output(path: Path | None, mode: str = "w") -> contextlib.AbstractContextManager[IO]:

@@ -57,6 +57,10 @@ class Caption:
     language: str = "en"
     alternatives: list[Caption] = field(default_factory=list, repr=False)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Caption, probability and confidence, for JSON."""
+        return {"caption": self.text, "probability": self.probability, "confidence": self.confidence}
+
 
 class Hypotheses(NamedTuple):
     """The result of a beam search: K hypotheses per image, the best first.

@@ -46,7 +46,7 @@ def predict(form: OnePhoto) -> Response:
     except ImageError as error:
         abort(IMAGE_STATUS[error.kind], _(str(error)))
     predictions = [
-        {"index": str(index), "caption": choice.text, "probability": float(choice.probability)}
+        {"index": str(index), "caption": choice.text, "probability": choice.probability}
         for index, choice in enumerate(wait(answer).alternatives)
     ]
     return jsonify(status="ok", predictions=predictions)
@@ -92,23 +92,20 @@ def captions(query: CaptionOptions, form: Photos) -> Response:
         if "answer" in photo:
             found = wait(photo.pop("answer")).alternatives[: query.shown]
             choices = [describe(choice, query.attention) for choice in found]
-            photo |= {key: choices[0][key] for key in ("caption", "probability", "confidence")}
-            photo |= {"language": found[0].language, "alternatives": choices}
+            photo |= {**found[0].to_dict(), "language": found[0].language, "alternatives": choices}
     return jsonify(status="ok", photos=photos)
 
 
 def describe(choice: Caption, attention: bool) -> dict:
-    described: dict[str, Any] = {
-        "caption": choice.text,
-        "probability": float(choice.probability),
-        "confidence": float(choice.confidence),
-    }
-    if attention and choice.words and choice.words[0].attention is not None:  # this decoder has attention
-        described["words"] = [
-            {"text": w.text, "probability": float(w.probability), "attention": w.attention.tolist()}
-            for w in choice.words
-            if w.attention is not None
+    described = choice.to_dict()
+    if attention:
+        words = [
+            {"text": word.text, "probability": word.probability, "attention": word.attention.tolist()}
+            for word in choice.words
+            if word.attention is not None
         ]
+        if words:  # else the decoder has no attention
+            described["words"] = words
     return described
 
 
