@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
-import tarfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any
 
 import numpy as np
 
 from captioning import artifacts
 from captioning.artifacts import REMEDY, ArtifactError
 from captioning.descriptions import Segment, make_segments
+from captioning.exported import ExportedSearch, Hypotheses, encoder_of, load_exported
 from captioning.images import open_photo, read_image, resize_image
-from captioning.litert import Model, make_batches, parallel_map
+from captioning.litert import make_batches, parallel_map
 from captioning.text import Tokenizer, tokenizers_from_dict
 from captioning.video import MAX_SECONDS, Progress, Shot, VideoError
 from captioning.video_worker import read_shots_safely
 
 DEFAULT_BEAM_WIDTH = 3
 MAX_BEAM_WIDTH = 10
-MODELS_IN_MEMORY = 6  # searches, each for a language and a beam width, of 9 MB or more
 SEARCH_BATCH = 5  # photos that a core searches together, in a quarter less time per photo than alone
 
 log = logging.getLogger(__name__)
@@ -60,21 +57,6 @@ class Caption:
     def to_dict(self) -> dict[str, Any]:
         """Caption, probability and confidence, for JSON."""
         return {"caption": self.text, "probability": self.probability, "confidence": self.confidence}
-
-
-class Hypotheses(NamedTuple):
-    """The result of a beam search: K hypotheses per image, the best first.
-
-    tokens: (B, K, T) int32, from the first word to the end token, then padding.
-    log_probabilities: (B, K, T) float32 of each token, 0 for padding.
-    attention: (B, K, T, R) float32, or None for a decoder without attention.
-    scores: (B, K) float32, the length-normalised log probability.
-    """
-
-    tokens: np.ndarray
-    log_probabilities: np.ndarray
-    attention: np.ndarray | None
-    scores: np.ndarray
 
 
 class CaptionGenerator:
@@ -130,10 +112,10 @@ class CaptionGenerator:
         except Exception as error:  # foreign content can fail in many ways
             raise ArtifactError(f"{path} cannot be used ({error!r}): {REMEDY}") from None
         if exported:
-            encode, search = _load_exported(folder, next(iter(tokenizers)))
+            encode, search = load_exported(folder, next(iter(tokenizers)), DEFAULT_BEAM_WIDTH)
         else:
             log.warning(
-                "%s holds no exported models: converting the Keras models takes some seconds. "
+                "%s holds no exported models: converting the Keras models takes half a minute. "
                 "To do it once: .venv/bin/python -m captioning.network.export %s", folder, folder,
             )  # fmt: skip
             from captioning.network.export import convert_folder  # imports TensorFlow
@@ -253,60 +235,3 @@ class CaptionGenerator:
         confidence = float(np.clip(slope * mean + offset, 0.0, 1.0))
         probability = float(np.exp(log_probabilities.sum()))
         return Caption(tokenizer.join(texts), probability, confidence, words, language)
-
-
-def encoder_of(source: Path | bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """The function of an exported encoder: images (B, H, W, 3) uint8 → features (B, R, D) float32.
-
-    Args:
-        source: the path or the content of ``encoder.tflite``.
-    """
-    model = Model({1: source})
-    return lambda images: model.run(images)[0]
-
-
-class ExportedSearch:
-    """The function of exported searches: features (B, R, D) float32, beam width and language → `Hypotheses`.
-
-    Args:
-        load: language and beam width → exported searches by batch size. The models used last stay in memory.
-    """
-
-    def __init__(self, load: Callable[[str, int], Mapping[int, bytes]]):
-        self._lock = threading.Lock()
-        self._model = functools.lru_cache(MODELS_IN_MEMORY)(lambda *which: Model(load(*which)))
-
-    def model(self, language: str, beam_width: int) -> Model:
-        """The model for a language and a beam width, loaded at its first use."""
-        with self._lock:
-            return self._model(language, beam_width)
-
-    def __call__(self, features: np.ndarray, beam_width: int, language: str) -> Hypotheses:
-        tokens, log_probabilities, scores, *attention = self.model(language, beam_width).run(features)
-        return Hypotheses(tokens, log_probabilities, attention[0] if attention else None, scores)
-
-
-def _load_exported(folder: Path, first_language: str) -> tuple:
-    def load_search(language: str, beam_width: int) -> dict[int, bytes]:
-        found: dict[int, bytes] = {}
-        with tarfile.open(folder / "search.tar.xz") as archive:
-            for member in archive:
-                search, _, batch = member.name.removesuffix(".tflite").rpartition("_batch")
-                if search == f"{language}_beam{beam_width}":
-                    batch_size = int(batch)
-                    found[batch_size] = cast(IO[bytes], archive.extractfile(member)).read()
-                elif found:
-                    return found
-        if not found:
-            raise ValueError(f"this model was not exported for beam width {beam_width} in {language!r}")
-        return found
-
-    path = folder / "encoder.tflite"
-    try:
-        encode = encoder_of(path)
-        path = folder / "search.tar.xz"
-        search = ExportedSearch(load_search)
-        search.model(first_language, DEFAULT_BEAM_WIDTH)
-    except Exception as error:  # LiteRT and tarfile raise several kinds
-        raise ArtifactError(f"{path} cannot be used ({error}): {REMEDY}") from None
-    return encode, search

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from captioning.generator import Hypotheses
+from captioning.exported import Hypotheses
 from captioning.languages import LANGUAGES
 from captioning.network.backend import compiled
 from captioning.network.decoder import Decoder
