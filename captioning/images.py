@@ -6,6 +6,7 @@ small = resize_image(image, (224, 224))    # the input of an encoder
 ```
 """
 
+import base64
 import io
 import math
 import os
@@ -59,6 +60,11 @@ class Preview(NamedTuple):
     jpeg: bytes
     width: int
     height: int
+
+    @property
+    def url(self) -> str:
+        """The file as a data: URL, for an `<img>`."""
+        return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode()
 
     @property
     def pixels(self) -> np.ndarray:

@@ -5,6 +5,7 @@ import io
 import threading
 import zipfile
 from concurrent.futures import Future
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -78,46 +79,39 @@ def draft_site() -> str | tuple[str, int]:
     )
 
 
-def caption_files(site: Site, language: str) -> dict[str, tuple[str, str] | str]:
-    """For the first MAX_PHOTOS files: draft and thumbnail, or the reason why there is none."""
-    queued: dict[str, tuple[Photo, Future[Caption]] | str] = {}
-    for name, data in list(site.files.items())[: current_app.config["MAX_PHOTOS"]]:
+def caption_files(site: Site, language: str) -> dict[str, dict[str, str]]:
+    """For the first MAX_PHOTOS files: `draft` and `thumbnail` of their `Row`, or `problem`."""
+    found: dict[str, dict[str, str]] = {}
+    queued: dict[str, tuple[Photo, Future[Caption]]] = {}
+    for name, data in islice(site.files.items(), current_app.config["MAX_PHOTOS"]):
         try:
             queued[name] = enqueue(FileStorage(io.BytesIO(data), name), Options(language=language), THUMBNAIL)
         except ImageError as error:
-            queued[name] = _(str(error))
-    found: dict[str, tuple[str, str] | str] = {}
-    for name, entry in queued.items():
-        if isinstance(entry, str):
-            found[name] = entry
-            continue
-        photo, answer = entry
+            found[name] = {"problem": _(str(error))}
+    for name, (photo, answer) in queued.items():
         assert photo.preview  # of the requested size
-        thumbnail = "data:image/jpeg;base64," + base64.b64encode(photo.preview.jpeg).decode()
-        text = sentence(wait(answer).text)
-        found[name] = (text, thumbnail) if text else _("The model found no caption for this photo.")
+        if text := sentence(wait(answer).text):
+            found[name] = {"draft": text, "thumbnail": photo.preview.url}
+        else:
+            found[name] = {"problem": _("The model found no caption for this photo.")}
     return found
 
 
-def describe(missing: Missing, found: dict[str, tuple[str, str] | str]) -> Row:
+def describe(missing: Missing, found: dict[str, dict[str, str]]) -> Row:
     image, file = missing
     row = Row(image.line, image.source)
-    if file is None:
-        if not image.source:
-            return row._replace(problem=_("This image has no src attribute."))
-        if local_path(image) is None:
-            return row._replace(
-                problem=_("This image is on another site or embedded in the page. Write its text by hand.")
-            )
-        return row._replace(problem=_("The file of this image was not sent. Send it too."))
-    entry = found.get(file)
-    if entry is None:
+    if file in found:
+        return row._replace(**found[file])
+    if file is not None:
         most = current_app.config["MAX_PHOTOS"]
         problem = _("Only %(most)s pictures are done at a time. Send the new file again for the next ones.", most=most)
-        return row._replace(problem=problem)
-    if isinstance(entry, str):
-        return row._replace(problem=entry)
-    return row._replace(draft=entry[0], thumbnail=entry[1])
+    elif not image.source:
+        problem = _("This image has no src attribute.")
+    elif local_path(image) is None:
+        problem = _("This image is on another site or embedded in the page. Write its text by hand.")
+    else:
+        problem = _("The file of this image was not sent. Send it too.")
+    return row._replace(problem=problem)
 
 
 def pack(pages: dict[str, bytes]) -> tuple[str, bytes]:

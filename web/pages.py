@@ -1,6 +1,5 @@
 """The pages: they take photos and show each with its caption; the edited captions can be downloaded."""
 
-import base64
 import csv
 import functools
 import hashlib
@@ -98,8 +97,7 @@ def describe(file: FileStorage, options: Options) -> dict:
     except ImageError as error:
         return {"name": file.filename, "error": _(str(error)), "status": IMAGE_STATUS[error.kind]}
     assert photo.preview  # of the requested size
-    source = "data:image/jpeg;base64," + base64.b64encode(photo.preview.jpeg).decode()
-    return {"name": file.filename, "answer": answer, "source": source,
+    return {"name": file.filename, "answer": answer, "source": photo.preview.url,
             "width": photo.preview.width, "height": photo.preview.height}  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Clips: a job for each upload, its result as JSON, WebVTT or SRT, and the page `/video`."""
 
-import base64
 import os
 from typing import Any, Literal
 
@@ -62,12 +61,12 @@ def add_videos(app: OpenAPI) -> None:
     app.before_request(allow_large)
     app.get("/video", doc_ui=False)(video)
     app.post(VIDEOS, responses={202: VideoJob, **PROBLEMS, 429: Problem, 503: Problem})(start_video)
-    found = {
+    result = {
         "application/json": {"schema": {"$ref": "#/components/schemas/VideoJob"}},
         "text/vtt": TEXT,
         "application/x-subrip": TEXT,
     }
-    app.get(f"{VIDEOS}/<id>", responses={200: {"content": found}, **PROBLEMS, 409: Problem})(get_video)
+    app.get(f"{VIDEOS}/<id>", responses={200: {"content": result}, **PROBLEMS, 409: Problem})(get_video)
     app.delete(f"{VIDEOS}/<id>", responses={204: None, 400: Problem, 404: Problem, 500: Problem})(cancel_video)
 
 
@@ -159,5 +158,5 @@ def describe(job: Job, thumbnails: bool) -> dict:
 def describe_segment(segment: Segment, thumbnail: bool) -> dict:
     described = segment.to_dict()
     if thumbnail:
-        described["thumbnail"] = "data:image/jpeg;base64," + base64.b64encode(segment.thumbnail.jpeg).decode()
+        described["thumbnail"] = segment.thumbnail.url
     return described
