@@ -126,7 +126,7 @@ def attention(form: AttentionForm) -> tuple[bytes, dict[str, str]]:
 
 
 def openapi() -> Response:
-    """The OpenAPI document, with the languages of the model that is loaded."""
+    """The OpenAPI document. Its languages are those of the model that serves now: a reload may bring others."""
     document = cast(OpenAPI, current_app).api_doc
     languages = current_app.extensions["captions"].generator.languages
     for path in document["paths"].values():

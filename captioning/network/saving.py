@@ -26,9 +26,8 @@ def save_model(
 ) -> None:
     """Write all files that ship, except the exported models. The manifest comes last.
 
-    Models exported from earlier weights are deleted. `captioning.network.export.export` makes new ones.
-
-    The weights of the decoders are rounded to float16.
+    Models exported from earlier weights are deleted. `captioning.network.export.export` makes new ones. The weights of
+    the decoders are rounded to float16.
 
     Args:
         decoders, tokenizers: by language, for the same languages in the same order. The decoders share the layers of
