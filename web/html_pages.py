@@ -99,9 +99,8 @@ def caption_files(site: Site, language: str) -> dict[str, dict[str, str]]:
 
 def describe(missing: Missing, found: dict[str, dict[str, str]]) -> Row:
     image, file = missing
-    row = Row(image.line, image.source)
     if file in found:
-        return row._replace(**found[file])
+        return Row(image.line, image.source, **found[file])
     if file is not None:
         most = current_app.config["MAX_PHOTOS"]
         problem = _("Only %(most)s pictures are done at a time. Send the new file again for the next ones.", most=most)
@@ -111,7 +110,7 @@ def describe(missing: Missing, found: dict[str, dict[str, str]]) -> Row:
         problem = _("This image is on another site or embedded in the page. Write its text by hand.")
     else:
         problem = _("The file of this image was not sent. Send it too.")
-    return row._replace(problem=problem)
+    return Row(image.line, image.source, problem=problem)
 
 
 def pack(pages: dict[str, bytes]) -> tuple[str, bytes]:

@@ -30,7 +30,7 @@ def choose_language() -> str:
 
 def caption_language(chosen: str | None = None) -> str:
     """The language of captions on a page: the one that was chosen, if the model has it; else the visitor's."""
-    available = current_app.extensions["captions"].generator.languages
+    available: list[str] = current_app.extensions["captions"].generator.languages
     return chosen if chosen in available else visitors_language(available)
 
 
