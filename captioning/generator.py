@@ -101,12 +101,12 @@ class CaptionGenerator:
         path = folder / "config.pkl"
         try:
             config = artifacts.read_pickle(path)
+            if missing := {"vocabulary_size", "image_size", "grid"} - set(config):
+                raise ValueError(f"it has no {', '.join(sorted(missing))}")
             path = folder / "tokenizer.pkl"
             tokenizers = tokenizers_from_dict(artifacts.read_pickle(path))
             if sum(map(len, tokenizers.values())) != config["vocabulary_size"]:
                 raise ValueError("vocabulary and decoder have different sizes")
-            path = folder / "config.pkl"
-            config["image_size"], config["grid"]
         except ArtifactError:
             raise
         except Exception as error:  # foreign content can fail in many ways
