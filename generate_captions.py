@@ -28,9 +28,10 @@ from captioning.image_workers import ImageWorkers, Photo
 from captioning.images import SUFFIXES, ImageError
 from captioning.litert import CPU_COUNT
 from captioning.metadata import MetadataError, write_metadata
+from captioning.shots import Progress
 from captioning.text import sentence
 from captioning.video import SUFFIXES as CLIP_SUFFIXES
-from captioning.video import Progress, VideoError
+from captioning.video import VideoError
 
 __all__ = ["Caption", "CaptionGenerator"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from captioning.images import Preview
+from captioning.shots import Shot
 from captioning.text import sentence
-from captioning.video import Shot
 
 if TYPE_CHECKING:
     from captioning.generator import Caption

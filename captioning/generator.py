@@ -18,8 +18,9 @@ from captioning.descriptions import Segment, make_segments
 from captioning.exported import ExportedSearch, Hypotheses, encoder_of, load_exported
 from captioning.images import open_photo, read_image, resize_image
 from captioning.litert import make_batches, parallel_map
+from captioning.shots import Progress, Shot
 from captioning.text import Tokenizer, tokenizers_from_dict
-from captioning.video import MAX_SECONDS, Progress, Shot, VideoError
+from captioning.video import MAX_SECONDS, VideoError
 from captioning.video_worker import read_shots_safely
 
 DEFAULT_BEAM_WIDTH = 3

@@ -4,7 +4,8 @@ from collections.abc import Generator
 from typing import BinaryIO
 
 from captioning.litert import CPU_COUNT
-from captioning.video import MAX_SECONDS, Progress, Shot, VideoError, damaged, too_much_time
+from captioning.shots import Progress, Shot
+from captioning.video import MAX_SECONDS, VideoError, damaged, too_much_time
 from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
 
 THREADS = min(CPU_COUNT, 4)  # of the decoder
@@ -19,7 +20,7 @@ def read_shots_safely(
     wall_seconds: float = 60,
     memory: int = 10**9,
 ) -> Generator[Shot | Progress, None, None]:
-    """As `captioning.video.read_shots`, within limits. The process ends with the iterator.
+    """As `captioning.shots.read_shots`, within limits. The process ends with the iterator.
 
     Args:
         file: a file of the system: one that has a descriptor.

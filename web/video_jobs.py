@@ -19,7 +19,8 @@ from flask import Flask
 from captioning.batching import QueueFull
 from captioning.descriptions import Segment, make_segments
 from captioning.generator import Caption
-from captioning.video import Shot, VideoError
+from captioning.shots import Shot
+from captioning.video import VideoError
 from captioning.video_worker import read_shots_safely
 
 UNASKED = 30.0  # seconds after which a job that nobody asks about ends
