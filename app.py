@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         metrics.serve_separately(app)
     except (OSError, OverflowError) as error:
-        return fail(f"CAPTIONER_METRICS_LISTEN={app.config['METRICS_LISTEN']} {describe(error)}.")
+        return fail(f"CAPTIONER_METRICS_LISTEN={app.config['METRICS_LISTEN']} {describe(error)}. Choose another port.")
     metrics.log_requests()
     waitress_server = server.make_server(app, listener)
     host = f"[{options.host}]" if ":" in options.host else options.host

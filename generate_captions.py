@@ -21,17 +21,17 @@ from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.artifacts import ArtifactError
-from captioning.descriptions import Segment, make_segments, to_srt, to_vtt
+from captioning.descriptions import Segment, to_srt, to_vtt
 from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, Caption, CaptionGenerator
 from captioning.html_alt import HtmlError, find_images, insert_drafts, local_path
 from captioning.image_workers import ImageWorkers, Photo
 from captioning.images import SUFFIXES, ImageError
 from captioning.litert import CPU_COUNT
 from captioning.metadata import MetadataError, write_metadata
+from captioning.shots import Progress
 from captioning.text import sentence
 from captioning.video import SUFFIXES as CLIP_SUFFIXES
 from captioning.video import VideoError
-from captioning.video_worker import Shot, read_shots_safely
 
 __all__ = ["Caption", "CaptionGenerator"]
 
@@ -81,29 +81,6 @@ def caption_files(
     yield from caption(reading)
 
 
-def caption_clip(generator: CaptionGenerator, path: Path, **options: Any) -> list[Segment]:
-    """As `CaptionGenerator.caption_video`, but a process with limits reads the clip; with progress on standard error.
-
-    Raises:
-        VideoError: the clip cannot be read.
-    """
-    shots = []
-    try:
-        with (
-            path.open("rb") as file,
-            tqdm(unit="s", file=sys.stderr, bar_format="{l_bar}{bar}| {n:.0f} s of the clip [{elapsed}]") as bar,
-        ):
-            for part in read_shots_safely(file, generator.config["image_size"], threads=min(CPU_COUNT, 4)):
-                if isinstance(part, Shot):
-                    shots.append(part)
-                else:
-                    bar.total = part.total
-                    bar.update(part.seconds - bar.n)
-    except OSError as error:
-        raise VideoError(f"The file cannot be opened ({error.strerror}). Check its path and permissions.") from None
-    return make_segments(shots, generator.caption_batch([shot.image for shot in shots], **options))
-
-
 def write_segments(segments: Sequence[Segment], path: Path, kind: str, output: IO[str]) -> None:
     """Write the captions of a clip as vtt, srt or json."""
     if kind == "json":
@@ -134,17 +111,13 @@ def write_captions(results: Iterable[Result], kind: str, output: IO[str]) -> Non
                 if caption:
                     rows.append({"image_id": path.stem, "caption": caption.text})
             elif caption:
-                alternatives = [_describe(alternative) for alternative in caption.alternatives]
-                row = {"image": str(path), **_describe(caption), "language": caption.language}
+                alternatives = [alternative.to_dict() for alternative in caption.alternatives]
+                row = {"image": str(path), **caption.to_dict(), "language": caption.language}
                 rows.append({**row, "alternatives": alternatives})
             else:
                 rows.append({"image": str(path), "error": error})
         json.dump(rows, output, indent=2, ensure_ascii=False)
         output.write("\n")
-
-
-def _describe(caption: Caption) -> dict:
-    return {"caption": caption.text, "probability": caption.probability, "confidence": caption.confidence}
 
 
 def open_output(path: Path | None, mode: str = "w") -> contextlib.AbstractContextManager[IO]:
@@ -238,11 +211,20 @@ def add_metadata(path: Path, caption: Caption, in_place: bool, overwrite: bool) 
     return None
 
 
-def describe_clip(options: argparse.Namespace, path: Path) -> int:
+def caption_clip(options: argparse.Namespace, path: Path) -> int:
     """Write the captions of a clip's shots; returns the exit code: 1 if it cannot be read."""
+    bar_format = "{l_bar}{bar}| {n:.0f} s of the clip [{elapsed}]"
+
+    def show(progress: Progress) -> None:
+        bar.total = progress.total
+        bar.update(progress.seconds - bar.n)
+
     try:
         with open_output(options.output) as output:
-            segments = caption_clip(load_generator(options.language), path, **caption_options(options))
+            generator = load_generator(options.language)
+            with tqdm(unit="s", file=sys.stderr, bar_format=bar_format) as bar:
+                width, language = options.beam_width, options.language
+                segments = generator.caption_video(path, width, language=language, on_progress=show)
             write_segments(segments, path, options.format or "vtt", output)
     except VideoError as error:
         print(f"error: {path}: {error}", file=sys.stderr)
@@ -286,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.html:
             return draft_page(options)
-        return describe_clip(options, photos[0]) if is_clip else caption_photos(options, photos)
+        return caption_clip(options, photos[0]) if is_clip else caption_photos(options, photos)
     except ArtifactError as error:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from captioning.generator import ExportedSearch
+from captioning.exported import ExportedSearch
 from captioning.network.decoder import build_decoder
 from captioning.network.encoder import Encoder
 from captioning.network.export import convert_search, quantized_encoder

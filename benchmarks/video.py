@@ -21,7 +21,6 @@ from PIL import Image
 
 from captioning.generator import CaptionGenerator
 from captioning.litert import CPU_COUNT
-from generate_captions import caption_clip
 
 SHOT, RATE = 6, 30  # seconds, frames a second
 
@@ -56,7 +55,7 @@ def main() -> None:
         print(f"clip: {options.seconds} s, {options.width} pixels wide, {path.stat().st_size / 1e6:.0f} MB")
         watch = Watch()
         start, before = time.perf_counter(), sum(os.times()[:4])
-        segments = caption_clip(generator, path)
+        segments = generator.caption_video(path)
         wall, processor = time.perf_counter() - start, sum(os.times()[:4]) - before
         watch.stop()
     print(f"{len(segments)} segments, {options.seconds / SHOT:.0f} shots")

@@ -107,7 +107,7 @@ class CaptionQueue:
         """Queue a photo that `CaptionGenerator.prepare` made; the future gives its `Caption`.
 
         Args:
-            options: beam width, alternatives and language, if not the queue's.
+            options: beam width, alternatives and language; where one is missing or None, it is the queue's.
             group: what the photo belongs to, such as a request with several photos; by default it is alone.
             gone: whether nobody waits for the answer any more. Such a photo, and one whose future was cancelled, is
                 dropped before it costs a batch.
@@ -115,7 +115,8 @@ class CaptionQueue:
         Raises:
             QueueFull: at once.
         """
-        request = _Request(image, gone, object() if group is None else group, self.options | options)
+        chosen = self.options | {name: value for name, value in options.items() if value is not None}
+        request = _Request(image, gone, object() if group is None else group, chosen)
         with self._changed:
             if self.full:
                 raise QueueFull

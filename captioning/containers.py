@@ -236,11 +236,8 @@ def _rewrite_tiff(data: bytes, edit: Edit) -> bytes:
     big = data[2:4] in (b"+\0", b"\0+")
     pointer_at, pointer = (8, order + "Q") if big else (4, order + "I")
     count_format, entry_format = (order + "Q", order + "HHQQ") if big else (order + "H", order + "HHII")
-    count_size, entry_size, most = (
-        struct.calcsize(count_format),
-        struct.calcsize(entry_format),
-        2 ** (64 if big else 32),
-    )
+    count_size, entry_size = struct.calcsize(count_format), struct.calcsize(entry_format)
+    most = 2 ** (64 if big else 32)  # bytes of a file
 
     (start,) = struct.unpack_from(pointer, data, pointer_at)
     (count,) = struct.unpack_from(count_format, data, start)

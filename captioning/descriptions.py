@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from captioning.images import Preview
+from captioning.shots import Shot
 from captioning.text import sentence
-from captioning.video import Shot
 
 if TYPE_CHECKING:
     from captioning.generator import Caption
@@ -33,10 +33,8 @@ class Segment:
         return {
             "start": round(self.start, 3),
             "end": round(self.end, 3),
-            "caption": self.caption.text,
+            **self.caption.to_dict(),
             "language": self.caption.language,
-            "probability": float(self.caption.probability),
-            "confidence": float(self.caption.confidence),
             "key_frame_time": round(self.key_frame_time, 3),
         }
 

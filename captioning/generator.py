@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
-import tarfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any
 
 import numpy as np
 
 from captioning import artifacts
 from captioning.artifacts import REMEDY, ArtifactError
 from captioning.descriptions import Segment, make_segments
+from captioning.exported import ExportedSearch, Hypotheses, encoder_of, load_exported
 from captioning.images import open_photo, read_image, resize_image
-from captioning.litert import CPU_COUNT, Model, make_batches, parallel_map
+from captioning.litert import make_batches, parallel_map
+from captioning.shots import Progress, Shot
 from captioning.text import Tokenizer, tokenizers_from_dict
-from captioning.video import MAX_SECONDS, Shot, VideoError, read_shots
+from captioning.video import MAX_SECONDS, VideoError
+from captioning.video_worker import read_shots_safely
 
 DEFAULT_BEAM_WIDTH = 3
 MAX_BEAM_WIDTH = 10
-MODELS_IN_MEMORY = 6  # searches, each for a language and a beam width, of 9 MB or more
 SEARCH_BATCH = 5  # photos that a core searches together, in a quarter less time per photo than alone
 
 log = logging.getLogger(__name__)
@@ -56,20 +55,9 @@ class Caption:
     language: str = "en"
     alternatives: list[Caption] = field(default_factory=list, repr=False)
 
-
-class Hypotheses(NamedTuple):
-    """The result of a beam search: K hypotheses per image, the best first.
-
-    tokens: (B, K, T) int32, from the first word to the end token, then padding.
-    log_probabilities: (B, K, T) float32 of each token, 0 for padding.
-    attention: (B, K, T, R) float32, or None for a decoder without attention.
-    scores: (B, K) float32, the length-normalised log probability.
-    """
-
-    tokens: np.ndarray
-    log_probabilities: np.ndarray
-    attention: np.ndarray | None
-    scores: np.ndarray
+    def to_dict(self) -> dict[str, Any]:
+        """Caption, probability and confidence, for JSON."""
+        return {"caption": self.text, "probability": self.probability, "confidence": self.confidence}
 
 
 class CaptionGenerator:
@@ -114,21 +102,21 @@ class CaptionGenerator:
         path = folder / "config.pkl"
         try:
             config = artifacts.read_pickle(path)
+            if missing := {"vocabulary_size", "image_size", "grid"} - set(config):
+                raise ValueError(f"it has no {', '.join(sorted(missing))}")
             path = folder / "tokenizer.pkl"
             tokenizers = tokenizers_from_dict(artifacts.read_pickle(path))
             if sum(map(len, tokenizers.values())) != config["vocabulary_size"]:
                 raise ValueError("vocabulary and decoder have different sizes")
-            path = folder / "config.pkl"
-            config["image_size"], config["grid"]
         except ArtifactError:
             raise
         except Exception as error:  # foreign content can fail in many ways
             raise ArtifactError(f"{path} cannot be used ({error!r}): {REMEDY}") from None
         if exported:
-            encode, search = _load_exported(folder, next(iter(tokenizers)))
+            encode, search = load_exported(folder, next(iter(tokenizers)), DEFAULT_BEAM_WIDTH)
         else:
             log.warning(
-                "%s holds no exported models: converting the Keras models takes some seconds. "
+                "%s holds no exported models: converting the Keras models takes half a minute. "
                 "To do it once: .venv/bin/python -m captioning.network.export %s", folder, folder,
             )  # fmt: skip
             from captioning.network.export import convert_folder  # imports TensorFlow
@@ -175,8 +163,11 @@ class CaptionGenerator:
         beam_width: int = DEFAULT_BEAM_WIDTH,
         max_seconds: float = MAX_SECONDS,
         language: str | None = None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> list[Segment]:
         """Caption a clip: one caption for each shot. Neighbours with the same caption become one segment.
+
+        A process with limits on time and memory reads the clip.
 
         >>> [(s.start, s.end, s.caption.text) for s in generator.caption_video("clip.mp4")]
         [(0.0, 4.2, 'a dog is running through the grass'), (4.2, 9.0, 'a boy jumps into the pool')]
@@ -185,15 +176,20 @@ class CaptionGenerator:
             path: an MP4, MOV, WebM, animated GIF or animated WebP file.
             beam_width, language: as for `caption`.
             max_seconds: a longer clip is refused.
+            on_progress: called while the clip is read.
 
         Raises:
             VideoError: the clip cannot be read or is too long.
-            ValueError: the beam width is out of range.
+            ValueError: the beam width is out of range, or the model does not have the language.
         """
+        shots = []
         try:
             with open(path, "rb") as file:
-                parts = read_shots(file, self.config["image_size"], max_seconds, min(CPU_COUNT, 4))
-                shots = [part for part in parts if isinstance(part, Shot)]
+                for part in read_shots_safely(file, self.config["image_size"], max_seconds):
+                    if isinstance(part, Shot):
+                        shots.append(part)
+                    else:
+                        on_progress(part)
         except OSError as error:
             raise VideoError(f"The file cannot be opened ({error.strerror}). Check its path and permissions.") from None
         return make_segments(shots, self.caption_batch([shot.image for shot in shots], beam_width, language=language))
@@ -240,60 +236,3 @@ class CaptionGenerator:
         confidence = float(np.clip(slope * mean + offset, 0.0, 1.0))
         probability = float(np.exp(log_probabilities.sum()))
         return Caption(tokenizer.join(texts), probability, confidence, words, language)
-
-
-def encoder_of(source: Path | bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """The function of an exported encoder: images (B, H, W, 3) uint8 → features (B, R, D) float32.
-
-    Args:
-        source: the path or the content of ``encoder.tflite``.
-    """
-    model = Model({1: source})
-    return lambda images: model.run(images)[0]
-
-
-class ExportedSearch:
-    """The function of exported searches: features (B, R, D) float32, beam width and language → `Hypotheses`.
-
-    Args:
-        load: language and beam width → exported searches by batch size. The models used last stay in memory.
-    """
-
-    def __init__(self, load: Callable[[str, int], Mapping[int, bytes]]):
-        self._lock = threading.Lock()
-        self._model = functools.lru_cache(MODELS_IN_MEMORY)(lambda *which: Model(load(*which)))
-
-    def model(self, language: str, beam_width: int) -> Model:
-        """The model for a language and a beam width, loaded at its first use."""
-        with self._lock:
-            return self._model(language, beam_width)
-
-    def __call__(self, features: np.ndarray, beam_width: int, language: str) -> Hypotheses:
-        tokens, log_probabilities, scores, *attention = self.model(language, beam_width).run(features)
-        return Hypotheses(tokens, log_probabilities, attention[0] if attention else None, scores)
-
-
-def _load_exported(folder: Path, first_language: str) -> tuple:
-    def load_search(language: str, beam_width: int) -> dict[int, bytes]:
-        found: dict[int, bytes] = {}
-        with tarfile.open(folder / "search.tar.xz") as archive:
-            for member in archive:
-                search, _, batch = member.name.removesuffix(".tflite").rpartition("_batch")
-                if search == f"{language}_beam{beam_width}":
-                    batch_size = int(batch)
-                    found[batch_size] = cast(IO[bytes], archive.extractfile(member)).read()
-                elif found:
-                    return found
-        if not found:
-            raise ValueError(f"this model was not exported for beam width {beam_width} in {language!r}")
-        return found
-
-    path = folder / "encoder.tflite"
-    try:
-        encode = encoder_of(path)
-        path = folder / "search.tar.xz"
-        search = ExportedSearch(load_search)
-        search.model(first_language, DEFAULT_BEAM_WIDTH)
-    except Exception as error:  # LiteRT and tarfile raise several kinds
-        raise ArtifactError(f"{path} cannot be used ({error}): {REMEDY}") from None
-    return encode, search

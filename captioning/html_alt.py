@@ -51,12 +51,17 @@ def find_images(page: bytes) -> list[Image]:
     Raises:
         HtmlError: the page is too large, takes too long, or is no text.
     """
-    if len(page) > MAX_PAGE:
-        raise HtmlError("The page has more than 4 MB. Split it, or take large scripts out of it.")  # MAX_PAGE
+    check_size(page)
     try:
         return ask(__name__, page, cpu_seconds=5, wall_seconds=30, memory=10**9)
     except (OutOfTime, ProcessLost) as error:
         raise HtmlError("The page takes too long to read. Check that it is an HTML file.") from error
+
+
+def check_size(page: bytes) -> None:
+    """Raises HtmlError for a page of more than `MAX_PAGE` bytes."""
+    if len(page) > MAX_PAGE:
+        raise HtmlError("The page has more than 4 MB. Split it, or take large scripts out of it.")  # MAX_PAGE
 
 
 def insert_drafts(page: bytes, drafts: Mapping[Image, str]) -> bytes:

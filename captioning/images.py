@@ -6,6 +6,7 @@ small = resize_image(image, (224, 224))    # the input of an encoder
 ```
 """
 
+import base64
 import io
 import math
 import os
@@ -16,8 +17,6 @@ from PIL import (  # noqa: F401  # else Pillow loads all its 40 plugins
     AvifImagePlugin,
     ExifTags,
     Image,
-    ImageEnhance,
-    ImageFilter,
     ImageOps,
     TiffImagePlugin,
     UnidentifiedImageError,
@@ -61,6 +60,11 @@ class Preview(NamedTuple):
     jpeg: bytes
     width: int
     height: int
+
+    @property
+    def url(self) -> str:
+        """The file as a data: URL, for an `<img>`."""
+        return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode()
 
     @property
     def pixels(self) -> np.ndarray:
@@ -165,34 +169,6 @@ def resize_image(image: np.ndarray | Image.Image, size: tuple[int, int]) -> np.n
     image = image.reduce((math.ceil(image.width / width / MAX_STEP), math.ceil(image.height / height / MAX_STEP)))
     smaller = width <= image.width and height <= image.height
     return np.asarray(image.resize((width, height), Image.Resampling.NEAREST if smaller else Image.Resampling.BILINEAR))
-
-
-def augment(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A random strong variation of a training photo, against overfitting.
-
-    It is rotated, cropped to at least 30 % of its area and resized, and changed in brightness, contrast and colour.
-    Some are mirrored, grey, blurred or partly covered.
-    """
-    height, width, _ = image.shape
-    mean = tuple(int(value) for value in image.mean((0, 1)))
-    picture = Image.fromarray(image).rotate(random.uniform(-10, 10), Image.Resampling.BILINEAR, fillcolor=mean)
-    w, h = np.sqrt(random.uniform(0.3, 1.0, 2)) * (width, height)
-    left, top = random.uniform(0, width - w), random.uniform(0, height - h)
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR, (left, top, left + w, top + h))
-    if random.random() < 0.5:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        picture = enhance(picture).enhance(random.uniform(0.6, 1.4))
-    if random.random() < 0.1:
-        picture = ImageOps.grayscale(picture).convert("RGB")
-    if random.random() < 0.3:
-        picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 2) * width / 224))
-    result = np.array(picture)
-    if random.random() < 0.3:
-        h, w = (np.sqrt(random.uniform(0.05, 0.25, 2)) * (height, width)).astype(int)
-        top, left = random.integers(0, height - h), random.integers(0, width - w)
-        result[top : top + h, left : left + w] = random.integers(0, 256, 3)
-    return result
 
 
 def _read_file(file: BinaryIO, min_size: tuple[int, int] | None) -> Image.Image:

@@ -17,6 +17,8 @@ from pathlib import Path
 from captioning.artifacts import replace_file
 from captioning.containers import MetadataError, damaged, rewrite
 
+__all__ = ["MetadataError", "embed", "sidecar", "write_metadata"]
+
 ALT_TEXT, DESCRIPTION, CAPTION = "alt text", "description", "IPTC caption"
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
@@ -192,6 +194,3 @@ def _iptc_field(key: tuple[int, int], content: bytes) -> bytes:
     if len(content) < 0x8000:
         return struct.pack(">BBBH", 0x1C, *key, len(content)) + content
     return struct.pack(">BBBHI", 0x1C, *key, 0x8004, len(content)) + content
-
-
-__all__ = ["MetadataError", "embed", "sidecar", "write_metadata"]

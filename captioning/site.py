@@ -75,7 +75,7 @@ def answer(uploads: list[tuple[str, bytes]]) -> Iterator[Site]:
                 with archive.open(content) as file:
                     content = file.read(min(most, left) + 1)
             except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:  # of zipfile
-                raise HtmlError("The ZIP file is damaged or encrypted. Make it again.") from error
+                raise _damaged() from error
             left -= len(content)
             if left < 0:
                 raise HtmlError("The ZIP file unpacks to more than 64 MB. Send a part of the site.")  # MAX_UNPACKED
@@ -88,8 +88,7 @@ def answer(uploads: list[tuple[str, bytes]]) -> Iterator[Site]:
     pages, found = [], {}
     for name in names:
         content = read(name, MAX_PAGE)
-        if len(content) > MAX_PAGE:
-            raise HtmlError("The page has more than 4 MB. Split it, or take large scripts out of it.")  # MAX_PAGE
+        html_alt.check_size(content)
         images = [Missing(image, _find(image, name, files, loose)) for image in next(html_alt.answer(content))]
         pages.append(Page(name, content, images))
         for missing in images:
@@ -102,7 +101,11 @@ def _open_archive(data: bytes) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(io.BytesIO(data))
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise HtmlError("The ZIP file is damaged or encrypted. Make it again.") from error
+        raise _damaged() from error
+
+
+def _damaged() -> HtmlError:
+    return HtmlError("The ZIP file is damaged or encrypted. Make it again.")
 
 
 def _find(image: Image, page: str, files: Mapping[str, object], loose: Mapping[str, str]) -> str | None:

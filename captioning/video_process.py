@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import av  # noqa: F401  # before the memory is limited
 
-from captioning.video import Progress, Shot, read_shots, too_much_memory
+from captioning.shots import Progress, Shot, read_shots
+from captioning.video import too_much_memory
 
 
 def answer(descriptor: int, size: int, max_seconds: float, threads: int) -> Iterator[Shot | Progress | None]:

@@ -3,28 +3,24 @@
 from collections.abc import Generator
 from typing import BinaryIO
 
-from captioning.video import (
-    MAX_SECONDS,
-    Progress,
-    Shot,
-    VideoError,
-    damaged,
-    too_much_time,
-)
+from captioning.litert import CPU_COUNT
+from captioning.shots import Progress, Shot
+from captioning.video import MAX_SECONDS, VideoError, damaged, too_much_time
 from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
+
+THREADS = min(CPU_COUNT, 4)  # of the decoder
 
 
 def read_shots_safely(
     file: BinaryIO,
     size: int,
     max_seconds: float = MAX_SECONDS,
-    threads: int = 1,
     *,
     cpu_seconds: float | None = None,
     wall_seconds: float = 60,
     memory: int = 10**9,
 ) -> Generator[Shot | Progress, None, None]:
-    """As `captioning.video.read_shots`, within limits. The process ends with the iterator.
+    """As `captioning.shots.read_shots`, within limits. The process ends with the iterator.
 
     Args:
         file: a file of the system: one that has a descriptor.
@@ -41,7 +37,7 @@ def read_shots_safely(
     worker = WorkerProcess("captioning.video_process", **limits, memory=memory, files=[descriptor])
     try:
         worker.start()
-        worker.send((descriptor, size, max_seconds, threads))
+        worker.send((descriptor, size, max_seconds, THREADS))
         while (part := worker.receive()) is not None:
             if isinstance(part, Exception):
                 raise part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import socket
@@ -10,12 +11,12 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image, ImageCms
 from werkzeug.datastructures import FileStorage
 
+from captioning.generator import Caption
 from captioning.images import resize_image
 from web.server import bind, make_server
 
@@ -83,11 +84,8 @@ class Brightness:
         assert self.gate.wait(30)
         if self.fail:
             raise RuntimeError("secret")
-        captions = [
-            SimpleNamespace(text=str(int(image.mean())), probability=0.5, confidence=0.5, words=[], language=language)
-            for image in images
-        ]
-        return [SimpleNamespace(**vars(caption), alternatives=[caption]) for caption in captions]
+        captions = [Caption(str(int(image.mean())), 0.5, 0.5, [], language) for image in images]
+        return [dataclasses.replace(caption, alternatives=[caption]) for caption in captions]
 
 
 def keep_busy(captions) -> None:

@@ -16,7 +16,7 @@ from captioning.images import ImageError
 from captioning.languages import LANGUAGES
 from web.attention import draw_attention
 from web.schemas import AttentionForm, CaptionOptions, Captions, Metadata, OnePhoto, Photos, Predictions, Problem
-from web.uploads import IMAGE_STATUS, Options, enqueue, read, refuse_busy, several_uploads, uploads, wait
+from web.uploads import IMAGE_STATUS, Options, enqueue, limited, one_upload, read, several_uploads, wait
 
 SWAGGER = Path(flask_openapi_swagger.__file__).parent / "templates" / "swagger"
 STRIP_SIDE = 448  # pixels of the longer side of the photo in an attention strip
@@ -41,15 +41,12 @@ def predict(form: OnePhoto) -> Response:
 
     Compatible with IBM's MAX Image Caption Generator.
     """
-    files = uploads()
-    if len(files) != 1:
-        abort(400, _("Send one photo in the multipart field 'image'."))
     try:
-        _photo, answer = enqueue(files[0], Options())
+        _photo, answer = enqueue(one_upload(), Options())
     except ImageError as error:
         abort(IMAGE_STATUS[error.kind], _(str(error)))
     predictions = [
-        {"index": str(index), "caption": choice.text, "probability": float(choice.probability)}
+        {"index": str(index), "caption": choice.text, "probability": choice.probability}
         for index, choice in enumerate(wait(answer).alternatives)
     ]
     return jsonify(status="ok", predictions=predictions)
@@ -95,23 +92,20 @@ def captions(query: CaptionOptions, form: Photos) -> Response:
         if "answer" in photo:
             found = wait(photo.pop("answer")).alternatives[: query.shown]
             choices = [describe(choice, query.attention) for choice in found]
-            photo |= {key: choices[0][key] for key in ("caption", "probability", "confidence")}
-            photo |= {"language": found[0].language, "alternatives": choices}
+            photo |= {**found[0].to_dict(), "language": found[0].language, "alternatives": choices}
     return jsonify(status="ok", photos=photos)
 
 
 def describe(choice: Caption, attention: bool) -> dict:
-    described: dict[str, Any] = {
-        "caption": choice.text,
-        "probability": float(choice.probability),
-        "confidence": float(choice.confidence),
-    }
-    if attention and choice.words and choice.words[0].attention is not None:  # this decoder has attention
-        described["words"] = [
-            {"text": w.text, "probability": float(w.probability), "attention": w.attention.tolist()}
-            for w in choice.words
-            if w.attention is not None
+    described = choice.to_dict()
+    if attention:
+        words = [
+            {"text": word.text, "probability": word.probability, "attention": word.attention.tolist()}
+            for word in choice.words
+            if word.attention is not None
         ]
+        if words:  # else the decoder has no attention
+            described["words"] = words
     return described
 
 
@@ -120,23 +114,19 @@ def attention(form: AttentionForm) -> tuple[bytes, dict[str, str]]:
 
     A PNG picture of the photo and, for each word, of the photo with the attention of this word.
     """
-    if len(files := uploads()) != 1:
-        abort(400, _("Send one photo in the multipart field 'image'."))
-    if not strips.acquire(blocking=False):
-        refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
-    try:
-        preview = read(files[0], STRIP_SIDE // 2, STRIP_SIDE).preview
+    file = one_upload()
+    with limited(strips):
+        try:
+            preview = read(file, STRIP_SIDE // 2, STRIP_SIDE).preview
+        except ImageError as error:
+            abort(IMAGE_STATUS[error.kind], _(str(error)))
         assert preview  # of the requested size
         png = draw_attention(preview.pixels, [(word.text, np.array(word.attention)) for word in form.words])
-    except ImageError as error:
-        abort(IMAGE_STATUS[error.kind], _(str(error)))
-    finally:
-        strips.release()
     return png, {"Content-Type": "image/png", "Content-Disposition": 'attachment; filename="attention.png"'}
 
 
 def openapi() -> Response:
-    """The OpenAPI document, with the languages of the model that is loaded."""
+    """The OpenAPI document. Its languages are those of the model that serves now: a reload may bring others."""
     document = cast(OpenAPI, current_app).api_doc
     languages = current_app.extensions["captions"].generator.languages
     for path in document["paths"].values():

@@ -1,12 +1,12 @@
 """Errors as a page or, for the API, as JSON. No traceback reaches a client."""
 
-from flask import Flask, current_app, jsonify, request
+from flask import Flask, current_app, jsonify, render_template, request
 from flask_babel import gettext as _
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from web.pages import render_page
-from web.uploads import VIDEOS, Options
+from web.pages import PageOptions
+from web.uploads import VIDEOS
 
 API_PATHS = {"api", "health", "metrics", "model", "openapi.json", "ready"}  # their errors are JSON
 
@@ -35,5 +35,5 @@ def show_error(error: HTTPException) -> Response:
         response.data = jsonify(status="error", message=message).data
         response.content_type = "application/json"
     else:
-        response.data = render_page(Options(), error=message)
+        response.data = render_template("page.html", options=PageOptions(), error=message)
     return response

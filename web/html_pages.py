@@ -5,6 +5,7 @@ import io
 import threading
 import zipfile
 from concurrent.futures import Future
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -19,8 +20,8 @@ from captioning.image_workers import Photo
 from captioning.images import ImageError
 from captioning.site import Missing, Site, read_site
 from captioning.text import sentence
-from web.language import caption_languages
-from web.uploads import Options, enqueue, refuse_busy, wait
+from web.language import caption_language
+from web.uploads import Options, enqueue, limited, wait
 
 THUMBNAIL = 160  # pixels of the longer side
 MAX_LINK = 1_400_000  # bytes of a file in a link; browsers refuse to save links of more than two million letters
@@ -43,24 +44,21 @@ def add_html_page(app: OpenAPI) -> None:
 
 
 def html_form() -> str:
-    return render_template("html.html", **caption_languages())
+    return render_template("html.html", chosen=caption_language())
 
 
 def draft_site() -> str | tuple[str, int]:
     """Answers with a report and, in a link, the new file. So the server stores nothing, and no script is needed."""
-    languages = caption_languages(request.form.get("language"))
+    language = caption_language(request.form.get("language"))
     uploads = [(file.filename, file.stream.read()) for file in request.files.getlist("file") if file.filename]
     if not uploads:
         abort(400, _("No file was chosen. Choose an HTML file and its pictures, or a ZIP file."))
-    if not reading.acquire(blocking=False):
-        refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
     try:
-        site = read_site(uploads)
+        with limited(reading):
+            site = read_site(uploads)
     except HtmlError as error:
-        return render_template("html.html", error=_(str(error)), **languages), 422
-    finally:
-        reading.release()
-    found = caption_files(site, languages["chosen"])
+        return render_template("html.html", error=_(str(error)), chosen=language), 422
+    found = caption_files(site, language)
     reports, changed = [], {}
     for page in site.pages:
         rows = [(missing, describe(missing, found)) for missing in page.images]
@@ -69,7 +67,7 @@ def draft_site() -> str | tuple[str, int]:
     name, file = pack(changed)
     if len(file) > MAX_LINK:
         too_large = _("The pages are too large. Send fewer, or use the command line.")
-        return render_template("html.html", error=too_large, **languages), 413
+        return render_template("html.html", error=too_large, chosen=language), 413
     return render_template(
         "html.html",
         reports=reports,
@@ -77,50 +75,42 @@ def draft_site() -> str | tuple[str, int]:
         left=sum(not row.draft for _name, rows in reports for row in rows),
         name=name,
         link="data:application/octet-stream;base64," + base64.b64encode(file).decode(),
-        **languages,
+        chosen=language,
     )
 
 
-def caption_files(site: Site, language: str) -> dict[str, tuple[str, str] | str]:
-    """For the first MAX_PHOTOS files: draft and thumbnail, or the reason why there is none."""
-    queued: dict[str, tuple[Photo, Future[Caption]] | str] = {}
-    for name, data in list(site.files.items())[: current_app.config["MAX_PHOTOS"]]:
+def caption_files(site: Site, language: str) -> dict[str, dict[str, str]]:
+    """For the first MAX_PHOTOS files: `draft` and `thumbnail` of their `Row`, or `problem`."""
+    found: dict[str, dict[str, str]] = {}
+    queued: dict[str, tuple[Photo, Future[Caption]]] = {}
+    for name, data in islice(site.files.items(), current_app.config["MAX_PHOTOS"]):
         try:
             queued[name] = enqueue(FileStorage(io.BytesIO(data), name), Options(language=language), THUMBNAIL)
         except ImageError as error:
-            queued[name] = _(str(error))
-    found: dict[str, tuple[str, str] | str] = {}
-    for name, entry in queued.items():
-        if isinstance(entry, str):
-            found[name] = entry
-            continue
-        photo, answer = entry
+            found[name] = {"problem": _(str(error))}
+    for name, (photo, answer) in queued.items():
         assert photo.preview  # of the requested size
-        thumbnail = "data:image/jpeg;base64," + base64.b64encode(photo.preview.jpeg).decode()
-        text = sentence(wait(answer).text)
-        found[name] = (text, thumbnail) if text else _("The model found no caption for this photo.")
+        if text := sentence(wait(answer).text):
+            found[name] = {"draft": text, "thumbnail": photo.preview.url}
+        else:
+            found[name] = {"problem": _("The model found no caption for this photo.")}
     return found
 
 
-def describe(missing: Missing, found: dict[str, tuple[str, str] | str]) -> Row:
+def describe(missing: Missing, found: dict[str, dict[str, str]]) -> Row:
     image, file = missing
-    row = Row(image.line, image.source)
-    if file is None:
-        if not image.source:
-            return row._replace(problem=_("This image has no src attribute."))
-        if local_path(image) is None:
-            return row._replace(
-                problem=_("This image is on another site or embedded in the page. Write its text by hand.")
-            )
-        return row._replace(problem=_("The file of this image was not sent. Send it too."))
-    entry = found.get(file)
-    if entry is None:
+    if file in found:
+        return Row(image.line, image.source, **found[file])
+    if file is not None:
         most = current_app.config["MAX_PHOTOS"]
         problem = _("Only %(most)s pictures are done at a time. Send the new file again for the next ones.", most=most)
-        return row._replace(problem=problem)
-    if isinstance(entry, str):
-        return row._replace(problem=entry)
-    return row._replace(draft=entry[0], thumbnail=entry[1])
+    elif not image.source:
+        problem = _("This image has no src attribute.")
+    elif local_path(image) is None:
+        problem = _("This image is on another site or embedded in the page. Write its text by hand.")
+    else:
+        problem = _("The file of this image was not sent. Send it too.")
+    return Row(image.line, image.source, problem=problem)
 
 
 def pack(pages: dict[str, bytes]) -> tuple[str, bytes]:

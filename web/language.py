@@ -1,7 +1,6 @@
 """The language of the page and of its captions, as the visitor's browser asks for it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from babel import negotiate_locale
 from flask import Flask, Response, current_app, request
@@ -14,6 +13,7 @@ LANGUAGES = ["en", "de", "fr", "cs"]  # of the page; translations/ holds all but
 
 def add_languages(app: Flask) -> None:
     Babel(app, locale_selector=choose_language)
+    app.context_processor(lambda: {"languages": language_names()})
 
     @app.after_request
     def add_header(response: Response) -> Response:
@@ -28,17 +28,15 @@ def choose_language() -> str:
     return visitors_language(LANGUAGES)
 
 
-def caption_languages(chosen: str | None = None) -> dict[str, Any]:
-    """For templates: the names of the languages that the model has captions in, and the code of one of them.
+def caption_language(chosen: str | None = None) -> str:
+    """The language of captions on a page: the one that was chosen, if the model has it; else the visitor's."""
+    available: list[str] = current_app.extensions["captions"].generator.languages
+    return chosen if chosen in available else visitors_language(available)
 
-    Args:
-        chosen: this one, if the model has it; else the visitor's.
-    """
-    available = current_app.extensions["captions"].generator.languages
-    return {
-        "languages": {code: captions.LANGUAGES[code].name for code in available},
-        "chosen": chosen if chosen in available else visitors_language(available),
-    }
+
+def language_names() -> dict[str, str]:
+    """The code and the name of each language that the model has captions in."""
+    return {code: captions.LANGUAGES[code].name for code in current_app.extensions["captions"].generator.languages}
 
 
 def visitors_language(available: Sequence[str]) -> str:

@@ -1,26 +1,25 @@
 """The pages: they take photos and show each with its caption; the edited captions can be downloaded."""
 
-import base64
 import csv
 import functools
 import hashlib
 import io
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Self
 
 from flask import Response, abort, render_template, request
 from flask_babel import get_locale, lazy_gettext
 from flask_babel import gettext as _
 from flask_openapi import OpenAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 from werkzeug.datastructures import FileStorage
 
 from captioning.generator import Caption
 from captioning.images import ImageError
 from captioning.languages import LANGUAGES
 from captioning.text import sentence
-from web.language import caption_languages
+from web.language import caption_language, language_names
 from web.uploads import IMAGE_STATUS, Options, enqueue, several_uploads, wait
 
 PREVIEW_SIDE = 800  # pixels of the longer side, at most, of the photo beside its caption
@@ -41,6 +40,15 @@ SAMPLES_FOLDER = ROOT / "static" / "samples"
 EXAMPLE = {"name": "dog", "caption": "A brown dog is running in the grass.", "confidence": 0.55}  # for the empty page
 
 
+class PageOptions(Options):
+    """As for the API, but captions are in the visitor's language, unless another one is chosen."""
+
+    @model_validator(mode="after")
+    def choose_language(self) -> Self:
+        self.language = caption_language(self.language)
+        return self
+
+
 class Format(BaseModel):
     format: Literal["csv", "json", "coco"]
 
@@ -56,28 +64,21 @@ def add_page(app: OpenAPI) -> None:
     app.context_processor(lambda: {"samples": SAMPLES, "example": EXAMPLE, "language": get_locale()})
 
 
-def home(query: Options) -> str:
-    return render_page(query)
+def home(query: PageOptions) -> str:
+    return render_template("page.html", options=query)
 
 
-def render_page(options: Options, **content: Any) -> str:
-    """The page with some photos or an error. Captions are in the visitor's language, unless another one is chosen."""
-    languages = caption_languages(options.language)
-    options.language = languages["chosen"]
-    return render_template("page.html", options=options, **languages, **content)
-
-
-def caption_photos(query: Options) -> tuple[str, int]:
+def caption_photos(query: PageOptions) -> tuple[str, int]:
     files = several_uploads() or sample()
     if not files:
         abort(400, _("No photo was chosen. Choose one or more, then try again."))
-    query.language = caption_languages(query.language)["chosen"]
     photos = [describe(file, query) for file in files]
     for photo in photos:
         if "answer" in photo:
             photo["result"] = wait(photo["answer"])
     statuses = [photo.get("status", 200) for photo in photos]
-    return render_page(query, photos=photos), 200 if 200 in statuses else statuses[0]
+    status = 200 if 200 in statuses else statuses[0]
+    return render_template("page.html", options=query, photos=photos), status
 
 
 def sample() -> list[FileStorage]:
@@ -96,8 +97,7 @@ def describe(file: FileStorage, options: Options) -> dict:
     except ImageError as error:
         return {"name": file.filename, "error": _(str(error)), "status": IMAGE_STATUS[error.kind]}
     assert photo.preview  # of the requested size
-    source = "data:image/jpeg;base64," + base64.b64encode(photo.preview.jpeg).decode()
-    return {"name": file.filename, "answer": answer, "source": source,
+    return {"name": file.filename, "answer": answer, "source": photo.preview.url,
             "width": photo.preview.width, "height": photo.preview.height}  # fmt: skip
 
 
@@ -132,12 +132,11 @@ def download(query: Format) -> Response:
 
 def gallery() -> str:
     """Many photos at once. The script sends them to the API and keeps the captions in the browser."""
-    languages = caption_languages()
     return render_template(
         "gallery.html",
         confidence=[(least, str(words)) for least, words in CONFIDENCE.items()],
-        common={code: LANGUAGES[code].function_words.replace("'", "").split() for code in languages["languages"]},
-        **languages,
+        common={code: LANGUAGES[code].function_words.replace("'", "").split() for code in language_names()},
+        chosen=caption_language(),
     )
 
 

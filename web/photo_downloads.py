@@ -8,9 +8,10 @@ from pathlib import PurePosixPath
 from flask import Response, abort, request
 from flask_babel import gettext as _
 from flask_openapi import OpenAPI
+from werkzeug.datastructures import FileStorage
 
 from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
-from web.uploads import refuse_busy, several_uploads
+from web.uploads import limited, several_uploads
 
 downloads = threading.Semaphore(4)  # limits how many ZIP files are made at a time
 
@@ -27,8 +28,14 @@ def photos_zip() -> Response:
     files, texts = several_uploads(), request.form.getlist("text")
     if not files or len(files) != len(texts):
         abort(400, _("Send photos and as many texts."))
-    if not downloads.acquire(blocking=False):
-        refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
+    with limited(downloads):
+        data = zip_photos(files, texts)
+    headers = {"Content-Disposition": 'attachment; filename="photos.zip"'}
+    return Response(data, mimetype="application/zip", headers=headers)
+
+
+def zip_photos(files: list[FileStorage], texts: list[str]) -> bytes:
+    """The ZIP file. A process with limits writes the texts into the photos."""
     target, taken = io.BytesIO(), set[str]()
     writer = WorkerProcess("captioning.metadata", cpu_seconds=5, wall_seconds=20, memory=10**9)
     try:
@@ -45,9 +52,7 @@ def photos_zip() -> Response:
         abort(422, _("The text cannot be written into %(name)s. Remove this photo and try again.", name=name))
     finally:
         writer.stop()
-        downloads.release()
-    headers = {"Content-Disposition": 'attachment; filename="photos.zip"'}
-    return Response(target.getvalue(), mimetype="application/zip", headers=headers)
+    return target.getvalue()
 
 
 def unused_name(name: str, taken: set[str]) -> str:

@@ -36,6 +36,7 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
     is read to its end, because browsers show the error page only then.
     """
     in_memory = 2 * app.config["MAX_CONTENT_LENGTH"]
+    clip = app.config["VIDEO_BYTES"] + 2**16 if app.config["VIDEO_JOBS"] else 0
     server = waitress.create_server(
         app,
         sockets=[listener],
@@ -44,9 +45,7 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
         asyncore_use_poll=True,  # more than 1024 open files
         channel_request_lookahead=1,  # notices during a request that the client has gone
         recv_bytes=2**16,
-        max_request_body_size=max(in_memory, app.config["VIDEO_BYTES"] + 2**16)
-        if app.config["VIDEO_JOBS"]
-        else in_memory,
+        max_request_body_size=max(in_memory, clip),
         inbuf_overflow=in_memory,
         outbuf_overflow=in_memory,
     )
@@ -103,8 +102,7 @@ def run(server: Any, app: Flask) -> None:
     """Run the server until SIGTERM or Ctrl-C. SIGHUP reloads the model.
 
     At the end, finish the requests under way, refuse new photos (503), and return, at the latest after
-    ``REQUEST_TIMEOUT``.
-    Waitress's own `run` would cut answers that are being written.
+    ``REQUEST_TIMEOUT``. Waitress's own `run` would cut answers that are being written.
     """
     stopping: threading.Event = app.extensions["stopping"]
 

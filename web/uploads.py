@@ -3,7 +3,10 @@
 import io
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from threading import Semaphore
 from typing import IO, Any, NoReturn
 
 from flask import Flask, Request, abort, current_app, g, request
@@ -14,7 +17,7 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import ServiceUnavailable
 
 from captioning.batching import QueueFull
-from captioning.generator import Caption
+from captioning.generator import MAX_BEAM_WIDTH, Caption
 from captioning.image_workers import Photo
 from captioning.images import ImageError
 from web.tracing import span
@@ -39,7 +42,12 @@ class UploadRequest(Request):
             refuse_busy("no disk", _("This server has no disk space for clips. Tell its operator."))
 
 
-class LanguageOption(BaseModel):
+class SearchOptions(BaseModel):
+    """The query string for a clip."""
+
+    beam_width: int | None = Field(
+        default=None, ge=1, le=MAX_BEAM_WIDTH, description="Captions that the search keeps at each word."
+    )
     language: str | None = Field(default=None, description="Of the captions; by default English.")
 
     @field_validator("language")
@@ -51,12 +59,9 @@ class LanguageOption(BaseModel):
         return language
 
 
-class Options(LanguageOption):
-    """The query string of the page and of the API."""
+class Options(SearchOptions):
+    """The query string for photos, of the page and of the API."""
 
-    beam_width: int | None = Field(
-        default=None, ge=1, le=10, description="Captions that the search keeps at each word."
-    )
     alternatives: int | None = Field(
         default=None, ge=1, le=5, description="Captions per photo, the best one first. The beam is at least as wide."
     )
@@ -74,6 +79,14 @@ class Options(LanguageOption):
 def uploads() -> list[FileStorage]:
     """The files of the field `image`, without empty fields."""
     return [file for file in request.files.getlist("image") if file.filename]
+
+
+def one_upload() -> FileStorage:
+    """The file of the field `image`."""
+    files = uploads()
+    if len(files) != 1:
+        abort(400, _("Send one photo in the multipart field 'image'."))
+    return files[0]
 
 
 def several_uploads() -> list[FileStorage]:
@@ -127,11 +140,11 @@ def enqueue(file: FileStorage, options: Options, preview: int | None = None) -> 
                 g.group,
                 beam_width=options.width,
                 alternatives=options.width,
-                language=options.language or captions.generator.languages[0],
+                language=options.language,
             )
         )
     except QueueFull:
-        refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
+        refuse_full()
     return photo, g.answers[-1]
 
 
@@ -155,6 +168,22 @@ def wait(answer: Future[Caption]) -> Caption:
     except Exception:
         current_app.extensions["metrics"].errors.labels("batch failed").inc()
         raise
+
+
+@contextmanager
+def limited(places: Semaphore) -> Iterator[None]:
+    """Take one of the places for work on a request while the block runs. Raises ServiceUnavailable if all are taken."""
+    if not places.acquire(blocking=False):
+        refuse_full()
+    try:
+        yield
+    finally:
+        places.release()
+
+
+def refuse_full() -> NoReturn:
+    """Answer 503: too many photos wait."""
+    refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
 
 
 def refuse_busy(kind: str, message: str) -> NoReturn:

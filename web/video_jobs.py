@@ -19,8 +19,8 @@ from flask import Flask
 from captioning.batching import QueueFull
 from captioning.descriptions import Segment, make_segments
 from captioning.generator import Caption
-from captioning.litert import CPU_COUNT
-from captioning.video import Shot, VideoError
+from captioning.shots import Shot
+from captioning.video import VideoError
 from captioning.video_worker import read_shots_safely
 
 UNASKED = 30.0  # seconds after which a job that nobody asks about ends
@@ -39,10 +39,13 @@ class Abandoned(Exception):
 
 @dataclass(eq=False)
 class Job:
-    """A clip. `progress`, 0 to 1, is None while the length of the clip is unknown."""
+    """A clip. `progress`, 0 to 1, is None while the length of the clip is unknown.
 
-    beam_width: int
-    language: str
+    `beam_width` and `language` are as for `CaptionQueue.submit`.
+    """
+
+    beam_width: int | None
+    language: str | None
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     progress: float | None = 0.0
     segments: list[Segment] | None = None  # when it is done
@@ -71,7 +74,7 @@ class VideoJobs:
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
 
-    def start(self, file: BinaryIO, beam_width: int, language: str) -> Job:
+    def start(self, file: BinaryIO, beam_width: int | None, language: str | None) -> Job:
         """Captions a clip, and closes its file at the end in any case.
 
         Raises:
@@ -136,7 +139,7 @@ class VideoJobs:
                     continue
 
         size = extensions["captions"].generator.config["image_size"]
-        with closing(read_shots_safely(file, size, config["VIDEO_SECONDS"], min(CPU_COUNT, 4))) as parts:
+        with closing(read_shots_safely(file, size, config["VIDEO_SECONDS"])) as parts:
             for part in parts:
                 check()
                 if not isinstance(part, Shot):

@@ -1,6 +1,5 @@
 """Clips: a job for each upload, its result as JSON, WebVTT or SRT, and the page `/video`."""
 
-import base64
 import os
 from typing import Any, Literal
 
@@ -12,9 +11,9 @@ from werkzeug.exceptions import InternalServerError
 
 from captioning.descriptions import Segment, to_srt, to_vtt
 from captioning.video import VideoError
-from web.language import caption_languages
+from web.language import caption_language
 from web.schemas import Form, Probability, Problem
-from web.uploads import IMAGE_STATUS, VIDEOS, LanguageOption, refuse_busy
+from web.uploads import IMAGE_STATUS, VIDEOS, SearchOptions, refuse_busy
 from web.video_jobs import Job, TooManyJobs, VideoJobs
 
 PROBLEMS: dict[Any, Any] = dict.fromkeys((400, 404, 413, 415, 422, 500), Problem)
@@ -23,12 +22,6 @@ TEXT = {"schema": {"type": "string"}}
 
 class OneVideo(Form):
     video: FileStorage = Field(description="MP4, MOV, WebM, animated GIF or animated WebP.")
-
-
-class VideoOptions(LanguageOption):
-    beam_width: int | None = Field(
-        default=None, ge=1, le=10, description="Captions that the search keeps at each word."
-    )
 
 
 class VideoPath(BaseModel):
@@ -68,12 +61,12 @@ def add_videos(app: OpenAPI) -> None:
     app.before_request(allow_large)
     app.get("/video", doc_ui=False)(video)
     app.post(VIDEOS, responses={202: VideoJob, **PROBLEMS, 429: Problem, 503: Problem})(start_video)
-    found = {
+    result = {
         "application/json": {"schema": {"$ref": "#/components/schemas/VideoJob"}},
         "text/vtt": TEXT,
         "application/x-subrip": TEXT,
     }
-    app.get(f"{VIDEOS}/<id>", responses={200: {"content": found}, **PROBLEMS, 409: Problem})(get_video)
+    app.get(f"{VIDEOS}/<id>", responses={200: {"content": result}, **PROBLEMS, 409: Problem})(get_video)
     app.delete(f"{VIDEOS}/<id>", responses={204: None, 400: Problem, 404: Problem, 500: Problem})(cancel_video)
 
 
@@ -83,10 +76,10 @@ def allow_large() -> None:
 
 
 def video() -> str:
-    return render_template("video.html", **caption_languages())
+    return render_template("video.html", chosen=caption_language())
 
 
-def start_video(query: VideoOptions, form: OneVideo) -> Response:
+def start_video(query: SearchOptions, form: OneVideo) -> Response:
     """Caption a clip
 
     Starts a job. Ask for its result at the `url` of the answer.
@@ -98,9 +91,7 @@ def start_video(query: VideoOptions, form: OneVideo) -> Response:
     stream.flush()
     file = os.fdopen(os.dup(stream.fileno()), "rb")  # Flask closes its own with the request
     try:
-        languages = current_app.extensions["captions"].generator.languages
-        width = query.beam_width or current_app.config["BEAM_WIDTH"]
-        job = jobs().start(file, width, query.language or languages[0])
+        job = jobs().start(file, query.beam_width, query.language)
     except TooManyJobs:
         refuse_busy("queue full", _("Too many clips are being captioned. Please try again in a minute."))
     response = jsonify(describe(job, False))
@@ -167,5 +158,5 @@ def describe(job: Job, thumbnails: bool) -> dict:
 def describe_segment(segment: Segment, thumbnail: bool) -> dict:
     described = segment.to_dict()
     if thumbnail:
-        described["thumbnail"] = "data:image/jpeg;base64," + base64.b64encode(segment.thumbnail.jpeg).decode()
+        described["thumbnail"] = segment.thumbnail.url
     return described

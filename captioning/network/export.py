@@ -21,7 +21,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from captioning import artifacts
-from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, encoder_of
+from captioning.exported import encoder_of
+from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH
 from captioning.network.decoder import Decoder
 from captioning.network.encoder import Encoder, fold_batch_normalisation
 from captioning.network.saving import load_model
@@ -82,7 +83,7 @@ def convert_search(
     """Beam search as LiteRT models, by batch size: one image and `SEARCH_BATCH` images.
 
     Features (B, R, D) float32 → tokens, log probabilities, scores and, if the decoder has it, attention, as in
-    `captioning.generator.Hypotheses`. The beam is at most as wide as the vocabulary.
+    `captioning.exported.Hypotheses`. The beam is at most as wide as the vocabulary.
     """
     width = min(beam_width, max_beam_width(decoder))
 

@@ -26,9 +26,8 @@ def save_model(
 ) -> None:
     """Write all files that ship, except the exported models. The manifest comes last.
 
-    Models exported from earlier weights are deleted. `captioning.network.export.export` makes new ones.
-
-    The weights of the decoders are rounded to float16.
+    Models exported from earlier weights are deleted. `captioning.network.export.export` makes new ones. The weights of
+    the decoders are rounded to float16.
 
     Args:
         decoders, tokenizers: by language, for the same languages in the same order. The decoders share the layers of
@@ -87,7 +86,8 @@ def load_model(folder: str | Path) -> tuple[Encoder, dict[str, Decoder], dict[st
         regions = {decoder.regions for decoder in decoders.values()}
         if sizes != {language: len(t) for language, t in tokenizers.items()} or regions != {encoder.regions}:
             raise ValueError("encoder, decoder and vocabulary have different sizes")
-        config["max_length"], config["length_power"]
+        if missing := {"max_length", "length_power"} - set(config):
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
     except ArtifactError:
         raise
     except Exception as error:  # Keras raises many kinds for a file that is not what it expects

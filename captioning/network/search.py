@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from captioning.generator import Hypotheses
+from captioning.exported import Hypotheses
 from captioning.languages import LANGUAGES
 from captioning.network.backend import compiled
 from captioning.network.decoder import Decoder
@@ -55,9 +55,8 @@ def beam_search(
 
     Each beam is extended by its likeliest words. The ``beam_width`` best of all hypotheses survive, finished ones among
     them, compared by log probability / length ** ``length_power`` (length normalisation, Wu et al., 2016,
-    arXiv:1609.08144, in its plain form). A caption contains a word at most once, except the function words of
-    its language. The search
-    stops when all hypotheses are finished or have ``max_length`` words.
+    arXiv:1609.08144, in its plain form). A caption contains a word at most once, except the function words of its
+    language. The search stops when all hypotheses are finished or have ``max_length`` words.
 
     Args:
         features: a tensor (B, R, D) float.
@@ -73,9 +72,7 @@ def beam_search(
     B = ops.shape(features)[0]
     R = decoder.regions if decoder.has_attention else 0
     M = min(K + T, V)  # candidates of a beam: at most T are repeated, so at least K are not
-    finished_log_p = np.array(
-        [0.0] + [NEVER] * (M - 1), "float32"
-    )  # a finished beam gets one padding token, at no cost
+    finished_log_p = np.array([0.0] + [NEVER] * (M - 1), "float32")  # a finished beam gets a padding token, at no cost
     first_rows = K * ops.arange(B)[:, None]
     empty = ops.zeros((B, K), "float32")
     variables = (

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 from nltk.tokenize import TreebankWordTokenizer
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
@@ -28,7 +29,6 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
 from captioning.languages import LANGUAGES
-from captioning.training.figures import calibration_bins
 from captioning.training.objects import hallucination
 
 COLUMNS = [
@@ -155,10 +155,16 @@ def agreement(
     return result
 
 
-def calibration_error(confidence: Sequence[float], truth: Sequence[float], bins: int = 10) -> float:
+def calibration_error(confidence: Sequence[float], truth: Sequence[float]) -> float:
     """Expected calibration error: mean distance of confidence and truth over bins of equally many captions
     (Nixon et al., 2019, "Measuring calibration in deep learning", arXiv:1904.01685)."""
-    return sum(len(c) * abs(c.mean() - t.mean()) for c, t in calibration_bins(confidence, truth, bins)) / len(truth)
+    return sum(len(c) * abs(c.mean() - t.mean()) for c, t in calibration_bins(confidence, truth)) / len(truth)
+
+
+def calibration_bins(confidence: Sequence[float], truth: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Captions in order of confidence, cut into ten bins of equal size: (confidence, truth) of each bin."""
+    order = np.argsort(confidence)
+    return [(np.asarray(confidence)[b], np.asarray(truth)[b]) for b in np.array_split(order, 10) if len(b)]
 
 
 def cider(captions: Mapping[str, str], references: Mapping[str, Sequence[str]], language: str = "en") -> float:

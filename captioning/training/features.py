@@ -13,9 +13,10 @@ from keras import ops
 from tqdm import tqdm
 
 from captioning import artifacts
-from captioning.images import ImageError, augment, open_photo, resize_image
+from captioning.images import ImageError, open_photo, resize_image
 from captioning.network.encoder import Encoder
 from captioning.network.export import quantized_encoder
+from captioning.training.augmentation import augment
 
 
 def read_batches(paths: Mapping[str, Path], size: int, batch_size: int) -> Iterator[tuple[list, np.ndarray, dict]]:
@@ -88,7 +89,7 @@ def extract_features(
         image_paths: image name → file.
         path: ``…/features.pkl``. The array is ``features.npy`` beside it: float16 (N, R, D), memory-mapped, so that it
             may be larger than memory.
-        view: 0 for the photo itself, or the seed of a random augmentation (`captioning.images.augment`).
+        view: 0 for the photo itself, or the seed of a random augmentation (`captioning.training.augmentation`).
 
     An interrupted run continues where it stopped, and a finished one is not repeated, as long as pictures and encoder
     are the same. A picture that cannot be read is left out and listed in ``Features.failed``.

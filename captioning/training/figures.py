@@ -13,6 +13,8 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from captioning.training.evaluation import calibration_bins
+
 
 def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
     """Training and validation loss, and validation CIDEr, by epoch: those of ``loss``, ``val_loss`` and
@@ -51,20 +53,14 @@ def plot_attention(image: np.ndarray, words: Sequence[str], maps: Sequence[np.nd
     return figure
 
 
-def calibration_bins(confidence: Sequence[float], truth: Sequence[float], bins: int = 10) -> list[tuple]:
-    """Captions in order of confidence, cut into bins of equal size: (confidence, truth) arrays for each bin."""
-    order = np.argsort(confidence)
-    return [(np.asarray(confidence)[b], np.asarray(truth)[b]) for b in np.array_split(order, bins) if len(b)]
-
-
-def plot_reliability(confidence: Sequence[float], truth: Sequence[float], bins: int = 10) -> Figure:
+def plot_reliability(confidence: Sequence[float], truth: Sequence[float]) -> Figure:
     """The mean of ``truth`` over that of ``confidence``, in bins of equal size. The diagonal is perfect."""
     figure = Figure(figsize=(4.5, 4.2), layout="constrained")
     axes = figure.add_subplot(
         xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="agreement with people", aspect="equal"
     )
     axes.plot([0, 1], [0, 1], color="gray", linestyle="dotted")
-    means = [(c.mean(), t.mean()) for c, t in calibration_bins(confidence, truth, bins)]
+    means = [(c.mean(), t.mean()) for c, t in calibration_bins(confidence, truth)]
     axes.plot(*zip(*means, strict=True), marker="o")
     return figure
 

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -32,6 +33,18 @@ from captioning.training.word_prior import fit_word_prior
 
 VIEWS = 1  # augmented copies of each training photo
 
+
+class Schedule(NamedTuple):
+    """Epochs of the two stages, and photos per step."""
+
+    epochs: int
+    self_critical_epochs: int
+    batch_size: int
+
+
+SEVERAL_CAPTIONS = Schedule(5, 1, 20)  # per photo
+ONE_CAPTION = Schedule(6, 0, 25)  # per photo; one reference is too few for self-critical training
+
 History = dict[str, list[float]]
 
 
@@ -43,8 +56,7 @@ def train_language(
     features: Features,
     views: Sequence[Features],
     folder: Path,
-    epochs: int | None = None,
-    self_critical_epochs: int | None = None,
+    schedule: Schedule | None = None,
     minimum_count: int | None = None,
     seed: int = 0,
     on_epoch: Callable[[int, dict], None] | None = None,
@@ -61,14 +73,13 @@ def train_language(
         features, views: as for `Training`.
         folder: for checkpoints; an interrupted run continues.
         seed: of the first weights, the batches and the samples.
-        epochs, self_critical_epochs: of the two stages; None: 5 and 1, or where photos have a single caption, 6 and 0,
-            because one reference is too few for self-critical training.
+        schedule: None: `SEVERAL_CAPTIONS`, or where photos have a single caption, `ONE_CAPTION`.
         minimum_count: rarer words are not in the vocabulary; None: 5, or 3 for fewer than 20,000 captions.
 
     Returns the decoder, its tokenizer, and stage → history.
     """
     texts = [text for captions in train.values() for text in captions]
-    single = len(texts) < 2 * len(train)
+    schedule = schedule or (ONE_CAPTION if len(texts) < 2 * len(train) else SEVERAL_CAPTIONS)
     tokenizer = Tokenizer.fit(texts, minimum_count or (5 if len(texts) >= 20_000 else 3), language)
     settings = first.settings | {"vocabulary_size": len(tokenizer), "dropout": 0.3, "input_dropout": 0.2}
     keras.utils.set_random_seed(seed)
@@ -76,25 +87,24 @@ def train_language(
     own = {id(variable) for variable in decoder.variables} - {id(variable) for variable in first.variables}
     for layer in decoder.layers:
         layer.trainable = layer.trainable and all(id(variable) in own for variable in layer.variables)
-    if epochs is None:
-        epochs = 6 if single else 5
-    if self_critical_epochs is None:
-        self_critical_epochs = 0 if single else 1
     history = {}
-    stages = ("decoder", Training, 2e-3, epochs), ("self-critical", SelfCriticalTraining, 1e-4, self_critical_epochs)
-    for stage, kind, rate, count in stages:
-        if count:
+    stages = (
+        ("decoder", Training, 2e-3, schedule.epochs),
+        ("self-critical", SelfCriticalTraining, 1e-4, schedule.self_critical_epochs),
+    )
+    for stage, kind, learning_rate, epochs in stages:
+        if epochs:
             training: Training = kind(
                 decoder,
                 tokenizer,
                 train,
                 validation,
                 folder=folder / stage,
-                epochs=count,
+                epochs=epochs,
                 features=features,
                 views=views,
-                learning_rate=rate,
-                batch_size=25 if single else 20,
+                learning_rate=learning_rate,
+                batch_size=schedule.batch_size,
                 seed=seed,
             )
             history[f"{language} {stage}"] = training.run(on_epoch)

@@ -17,12 +17,12 @@ from keras import ops
 from tqdm import tqdm
 
 from captioning import artifacts
-from captioning.images import augment
 from captioning.network.backend import compiled
 from captioning.network.decoder import Decoder
 from captioning.network.encoder import Encoder
 from captioning.network.search import MAX_LENGTH, make_search
 from captioning.text import Tokenizer
+from captioning.training.augmentation import augment
 from captioning.training.evaluation import cider
 from captioning.training.features import Features, checksum, read_batches
 

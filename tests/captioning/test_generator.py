@@ -7,7 +7,8 @@ import pytest
 from helpers import picture
 from PIL import Image
 
-from captioning.generator import MODELS_IN_MEMORY, CaptionGenerator, ExportedSearch, Hypotheses
+from captioning.exported import MODELS_IN_MEMORY, ExportedSearch, Hypotheses
+from captioning.generator import CaptionGenerator
 from captioning.images import ImageError
 from captioning.text import Tokenizer
 
@@ -102,7 +103,7 @@ def test_a_decoder_without_attention_gives_words_without_attention():
 
 def test_a_search_keeps_the_models_used_last_in_memory(monkeypatch):
     loaded = []
-    monkeypatch.setattr("captioning.generator.Model", lambda sources: sources)
+    monkeypatch.setattr("captioning.exported.Model", lambda sources: sources)
     search = ExportedSearch(lambda language, width: loaded.append((language, width)) or {1: b""})
     first = [("en", 1), ("de", 1), ("en", 2), ("en", 3), ("en", 4), ("en", 5)]
     assert len(first) == MODELS_IN_MEMORY

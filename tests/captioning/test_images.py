@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 from pillow_heif import register_heif_opener
 
 from captioning import images
-from captioning.images import ImageError, augment, open_photo, read_image, resize_image
+from captioning.images import ImageError, open_photo, read_image, resize_image
 
 register_heif_opener()  # so that Pillow writes HEIC
 
@@ -230,10 +230,3 @@ def test_too_many_pixels_are_refused_by_the_header_alone(size):
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4)
     with pytest.raises(ImageError, match="50 million pixels"):
         read_image(header)
-
-
-def test_an_augmented_picture_keeps_its_size_and_depends_on_the_generator_alone():
-    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-    first, same, other = (augment(image, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert first.shape == image.shape and first.dtype == np.uint8
-    assert (first == same).all() and (first != other).any()

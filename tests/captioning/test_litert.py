@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
-from captioning.generator import encoder_of
+from captioning.exported import encoder_of
 from captioning.litert import CPU_COUNT, Model, count_cores, make_batches, parallel_map
 
 

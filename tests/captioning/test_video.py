@@ -4,7 +4,6 @@ import io
 import json
 import struct
 from itertools import pairwise
-from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -14,8 +13,10 @@ from clips import animation, clip, moving, scene
 from PIL import Image
 
 from captioning.descriptions import make_segments, to_srt, to_vtt
+from captioning.generator import Caption
 from captioning.images import Preview, resize_image
-from captioning.video import MAX_SHOT, Progress, Shot, VideoError, read_shots
+from captioning.shots import MAX_SHOT, Progress, Shot, read_shots
+from captioning.video import VideoError
 from captioning.video_worker import read_shots_safely
 
 SHOTS = ((1, 2.0), (2, 1.2), (3, 3.0), (4, 0.8))
@@ -109,9 +110,7 @@ def test_progress():
 
 
 def shots_and_captions(*texts):
-    captions = [
-        SimpleNamespace(text=text, language="en", probability=0.1, confidence=0.1 * n) for n, text in enumerate(texts)
-    ]
+    captions = [Caption(text, 0.1, 0.1 * n, []) for n, text in enumerate(texts)]
     image, small = np.zeros((8, 8, 3), np.uint8), Preview(b"", 8, 8)
     return [Shot(n, n + 1, n + 0.5, image, small) for n in range(len(texts))], captions
 

@@ -13,7 +13,8 @@ from decoders import EVERY_DECODER, decisive_decoder
 from helpers import ROOT, picture
 
 from captioning.artifacts import EXPORTED, ArtifactError, check_manifest, write_manifest
-from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, CaptionGenerator, ExportedSearch
+from captioning.exported import ExportedSearch
+from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, CaptionGenerator
 from captioning.network import export
 from captioning.network.multilingual import MultilingualDecoder
 from captioning.network.saving import load_model, save_model

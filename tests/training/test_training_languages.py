@@ -5,7 +5,7 @@ import pytest
 from training_runs import CAPTIONS, TOKENIZER, WORDS, new_decoder, new_features, new_run
 
 from captioning.network.search import make_search
-from captioning.training.languages import train_language
+from captioning.training.languages import Schedule, train_language
 from captioning.training.teacher_forcing import Training
 
 GERMAN = dict(zip(WORDS, ["roter", "grüner", "blauer"], strict=True))
@@ -32,7 +32,7 @@ def test_a_language_is_added_and_the_first_one_stays_the_same(tmp_path):
     }
     german, tokenizer, history = train_language(
         english, "de", **split, features=new_features(), views=[], folder=tmp_path / "de",
-        epochs=25, self_critical_epochs=1, minimum_count=1,
+        schedule=Schedule(25, 1, 20), minimum_count=1,
     )  # fmt: skip
     assert {stage: len(values["loss"]) for stage, values in history.items()} == {
         "de decoder": 25,
