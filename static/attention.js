@@ -13,8 +13,7 @@ export function showAttention(card, words, wholeText, wholeSure) {
     button.textContent = index ? text : text.charAt(0).toUpperCase() + text.slice(1);
     return button;
   });
-  const after = (button, index) => (index === buttons.length - 1 ? "." : button.textContent.endsWith("'") ? "" : " "); // l'océan
-  toolbar.replaceChildren(...buttons.flatMap((button, index) => [button, after(button, index)]));
+  toolbar.replaceChildren(...inText(buttons), ".");
   toolbar.hidden = false;
   card.querySelector("h2").classList.add("for-readers");
   card.querySelector(".view").append(canvas);
@@ -55,6 +54,21 @@ export function showAttention(card, words, wholeText, wholeSure) {
       buttons[next].tabIndex = 0;
       buttons[next].focus();
     });
+  });
+}
+
+// The words with spaces between them. "l'" and "océan" stay together.
+function inText(buttons) {
+  const groups = [];
+  for (const button of buttons) {
+    if (groups.at(-1)?.at(-1).textContent.endsWith("'")) groups.at(-1).push(button);
+    else groups.push([button]);
+  }
+  return groups.flatMap((group, index) => {
+    const joined = document.createElement("span");
+    joined.className = "joined";
+    joined.append(...group);
+    return index ? [" ", joined] : [joined];
   });
 }
 

@@ -200,16 +200,16 @@ function render() {
 
 function renderWords(all) {
   const ranked = rankWords(all, WORDS, JSON.parse(common));
-  for (const word of words) if (!ranked.some(([other]) => other === word)) ranked.push([word, 0]);
+  for (const word of words) if (!ranked.some(([other]) => other === word)) ranked.push([word, 0, word]);
   const list = find("#words ol");
   const have = [...list.querySelectorAll("button")];
-  ranked.forEach(([word, count], index) => {
+  ranked.forEach(([word, count, written], index) => {
     const button = have[index] ?? list.appendChild(document.createElement("li")).appendChild(document.createElement("button"));
-    const label = `${word} ${count}`;
+    const label = `${written} ${count}`;
     if (button.textContent !== label) {
       const number = document.createElement("small");
       number.textContent = count;
-      button.replaceChildren(`${word} `, number);
+      button.replaceChildren(`${written} `, number);
     }
     Object.assign(button, { type: "button", value: word });
     button.setAttribute("aria-pressed", words.has(word));
