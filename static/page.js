@@ -2,6 +2,8 @@
 // With it, each photo is sent on its own as soon as it is chosen, dropped, pasted or taken. The card in the answer
 // replaces the preview. The cards are kept in sessionStorage, so that a reload loses nothing.
 
+import { saveStrip, showAttention } from "./attention.js";
+import { fill, onDrop, texts } from "./shared.js";
 import { offerSpeech } from "./speech.js";
 
 const PARALLEL = 4; // photos sent at a time: the server captions them in one batch
@@ -12,7 +14,6 @@ const results = document.querySelector("#results");
 const captions = document.querySelector("#captions");
 const tools = results.querySelectorAll(".tools button");
 const status = document.querySelector("#status");
-const texts = document.querySelector("#texts").dataset;
 const waiting = []; // {file, key, card, request} in the order they came
 const active = new Set();
 const kept = new Map(); // card → {key, html}: its key in sessionStorage, and the HTML from the server
@@ -20,8 +21,6 @@ const unsaved = new Set(); // cards that did not fit into sessionStorage
 let added = Number(savedKeys().at(-1)?.slice(6) ?? 0); // photos in this tab so far, including those from before a reload
 let done = 0;
 let total = 0;
-
-const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
 function fromTemplate(id) {
   return document.getElementById(id).content.firstElementChild.cloneNode(true);
@@ -183,89 +182,6 @@ function choose(card, choice) {
   if (words) showAttention(card, words, sure, choice.dataset.sure);
 }
 
-function showAttention(card, words, wholeText, wholeSure) {
-  const toolbar = card.querySelector(".words");
-  const [bar, text] = card.querySelectorAll(".sure rect:last-child, .sure span");
-  const canvas = card.querySelector("canvas") ?? document.createElement("canvas");
-  const buttons = words.map(({ text }, index) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = index ? text : text.charAt(0).toUpperCase() + text.slice(1);
-    return button;
-  });
-  const after = (button, index) => (index === buttons.length - 1 ? "." : button.textContent.endsWith("'") ? "" : " "); // l'océan
-  toolbar.replaceChildren(...buttons.flatMap((button, index) => [button, after(button, index)]));
-  toolbar.hidden = false;
-  card.querySelector("h2").classList.add("for-readers");
-  card.querySelector(".view").append(canvas);
-  card.querySelector(".legend").hidden = false;
-  card.querySelector(".strip").hidden = false;
-  let pinned = null;
-
-  function show(button) {
-    const word = words[buttons.indexOf(button)];
-    const sure = word ? Math.round(100 * word.probability) : wholeSure;
-    text.textContent = word ? fill(texts.word, { word: button.textContent, sure }) : `${wholeText} ${texts.choose}`;
-    bar.setAttribute("width", sure);
-    card.querySelector("figure").classList.toggle("focused", Boolean(word));
-    if (word) drawShade(canvas, word.attention);
-  }
-
-  function pin(button) {
-    pinned = button;
-    for (const other of buttons) other.setAttribute("aria-pressed", other === pinned);
-    show(pinned);
-  }
-
-  pin(null);
-  buttons.forEach((button, index) => {
-    button.tabIndex = index ? -1 : 0; // one stop for the Tab key, then arrow keys, as usual for a toolbar
-    button.addEventListener("pointerenter", () => show(button));
-    button.addEventListener("pointerleave", () => show(pinned));
-    button.addEventListener("focus", () => show(button));
-    button.addEventListener("blur", () => show(pinned));
-    button.addEventListener("click", () => pin(pinned === button ? null : button));
-    button.addEventListener("keydown", (event) => {
-      const last = buttons.length - 1;
-      const next = { ArrowLeft: Math.max(index - 1, 0), ArrowRight: Math.min(index + 1, last), Home: 0, End: last }[event.key];
-      if (event.key === "Escape") pin(null);
-      if (next === undefined) return;
-      event.preventDefault();
-      button.tabIndex = -1;
-      buttons[next].tabIndex = 0;
-      buttons[next].focus();
-    });
-  });
-}
-
-// One pixel per region, darker for less attention. The browser scales and smooths it over the photo.
-function drawShade(canvas, rows) {
-  const shade = new ImageData(rows[0].length, rows.length);
-  rows.flat().forEach((level, region) => (shade.data[4 * region + 3] = 165 * (1 - level / 99)));
-  Object.assign(canvas, { width: shade.width, height: shade.height });
-  canvas.getContext("2d").putImageData(shade, 0, 0);
-}
-
-async function saveStrip(card) {
-  const image = card.querySelector("figure img");
-  const canvas = Object.assign(document.createElement("canvas"), { width: image.naturalWidth, height: image.naturalHeight });
-  canvas.getContext("2d").drawImage(image, 0, 0);
-  const body = new FormData();
-  body.append("image", await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg")), "photo.jpg");
-  body.append("words", card.querySelectorAll(".choices li")[card.dataset.chosen].dataset.words);
-  const response = await fetch(results.dataset.attention, { method: "POST", body }).catch(() => null);
-  if (!response?.ok) return texts.undrawn;
-  saveFile(await response.blob(), `${card.querySelector(".name").textContent.replace(/\.\w+$/, "")}-attention.png`);
-}
-
-function saveFile(blob, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-}
-
 // Runs an action and shows the message that it returns on the button for two seconds.
 function onClick(button, action) {
   const label = [...button.childNodes];
@@ -354,14 +270,7 @@ for (const button of form.querySelectorAll(".samples button")) {
 
 document.addEventListener("paste", (event) => add(event.clipboardData.files));
 
-for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-  document.addEventListener(kind, (event) => {
-    if (!event.dataTransfer.types.includes("Files")) return;
-    event.preventDefault();
-    form.classList.toggle("target", kind === "dragover" || kind === "dragenter");
-    if (kind === "drop") add(event.dataTransfer.files);
-  });
-}
+onDrop(form, (transfer) => add(transfer.files));
 
 // The options are in the address, so that they can be bookmarked and shared.
 options.addEventListener("submit", (event) => event.preventDefault());
@@ -377,4 +286,4 @@ document.documentElement.classList.add("js");
 if (!captions.childElementCount) restore();
 captions.querySelectorAll(".photo").forEach(enhance);
 
-export { active, captions, fill, form, saveFile, texts };
+export { active, captions, form };

@@ -1,6 +1,8 @@
 // The page for clips: uploads a clip, asks for the result of its job, and shows a timeline with captions to edit.
 // The clip itself is played from the visitor's own disk.
 
+import { fill, onDrop, saveFile, sentence, texts } from "./shared.js";
+
 const POLL = 1000; // milliseconds between two questions; a job that nobody asks about for 30 s ends
 const TRIES = 5; // questions without an answer
 
@@ -14,13 +16,9 @@ const status = find("#status");
 const timeline = find("#timeline");
 const video = find("#result video");
 const picture = find("#result figure img");
-const texts = find("#texts").dataset;
 let job = null; // {file, request, url}: the clip that is being captioned
 let shown = null; // {name, segments}: the clip whose captions are shown
 let unsaved = false; // whether a caption was edited since the last download
-
-const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
-const sentence = (caption) => caption && `${caption[0].toUpperCase()}${caption.slice(1)}.`;
 
 // Captioning
 
@@ -207,11 +205,8 @@ function stamp(seconds, point) {
 for (const button of result.querySelectorAll("[data-format]")) {
   button.addEventListener("click", () => {
     const { format } = button.dataset;
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([FORMATS[format](shown.segments)], { type: "text/plain" }));
-    link.download = `${shown.name.replace(/\.\w+$/, "")}.${format}`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    const name = `${shown.name.replace(/\.\w+$/, "")}.${format}`;
+    saveFile(new Blob([FORMATS[format](shown.segments)], { type: "text/plain" }), name);
     unsaved = false;
   });
 }
@@ -223,14 +218,7 @@ input.addEventListener("change", () => {
   input.value = "";
 });
 
-for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-  document.addEventListener(kind, (event) => {
-    if (!event.dataTransfer.types.includes("Files")) return;
-    event.preventDefault();
-    form.classList.toggle("target", kind === "dragover" || kind === "dragenter");
-    if (kind === "drop" && event.dataTransfer.files.length) caption(event.dataTransfer.files[0]);
-  });
-}
+onDrop(form, ({ files }) => files.length && caption(files[0]));
 
 addEventListener("beforeunload", (event) => {
   if (job || unsaved) event.preventDefault();

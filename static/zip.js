@@ -1,7 +1,8 @@
 // Downloads the photos of this tab with the texts written into them, as one ZIP file for each request that the server
 // accepts.
 
-import { active, captions, fill, form, saveFile, texts } from "./page.js";
+import { active, captions, form } from "./page.js";
+import { fill, saveFile, texts } from "./shared.js";
 
 const zip = document.querySelector("#zip");
 const note = document.querySelector("#zip-note");

@@ -8,7 +8,7 @@ import flask_openapi_swagger
 import numpy as np
 from flask import Response, abort, current_app, jsonify, render_template, send_from_directory
 from flask_babel import gettext as _
-from flask_openapi import OpenAPI
+from flask_openapi import OpenAPI, Tag
 from pydantic import ValidationError
 
 from captioning.generator import Caption
@@ -27,10 +27,12 @@ PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"
 
 
 def add_api(app: OpenAPI) -> None:
-    app.post("/model/predict", responses={200: Predictions, **PROBLEMS})(predict)
-    app.get("/model/metadata", responses={200: Metadata, 400: Problem, 500: Problem})(metadata)
-    app.post("/api/captions", responses={200: Captions, **PROBLEMS})(captions)
-    app.post("/api/attention", responses={200: PNG, **PROBLEMS})(attention)
+    photos = [Tag(name="Photos")]
+    app.post("/api/captions", tags=photos, responses={200: Captions, **PROBLEMS})(captions)
+    app.post("/api/attention", tags=photos, responses={200: PNG, **PROBLEMS})(attention)
+    ibm = [Tag(name="IBM", description="The API of IBM's MAX Image Caption Generator")]
+    app.post("/model/predict", tags=ibm, responses={200: Predictions, **PROBLEMS})(predict)
+    app.get("/model/metadata", tags=ibm, responses={200: Metadata, 400: Problem, 500: Problem})(metadata)
     app.add_url_rule("/openapi.json", view_func=openapi)
     app.add_url_rule("/docs", view_func=docs)
     app.add_url_rule("/docs/<any('swagger-ui.css', 'swagger-ui-bundle.js'):name>", view_func=docs_asset)

@@ -37,7 +37,12 @@ SAMPLES = {
 }
 ROOT = Path(__file__).parent.parent
 SAMPLES_FOLDER = ROOT / "static" / "samples"
-EXAMPLE = {"name": "dog", "caption": "A brown dog is running in the grass.", "confidence": 0.55}  # for the empty page
+EXAMPLES = {  # captions of the dog and their confidence, for the empty pages
+    "en": ("A brown dog is running in the grass.", 0.55),
+    "de": ("Ein brauner Hund rennt über eine Wiese.", 0.6),
+    "fr": ("Un chien brun court dans l'herbe verte.", 0.44),
+    "cs": ("Hnědý pes běží skrz trávě.", 0.21),
+}
 
 
 class PageOptions(Options):
@@ -61,7 +66,13 @@ def add_page(app: OpenAPI) -> None:
     app.add_url_rule("/service-worker.js", view_func=service_worker)
     for template_filter in (sentence, confidence, in_words, words_with_attention):
         app.add_template_filter(template_filter)
-    app.context_processor(lambda: {"samples": SAMPLES, "example": EXAMPLE, "language": get_locale()})
+    app.context_processor(page_context)
+
+
+def page_context() -> dict[str, Any]:
+    """What all templates may use."""
+    language = str(get_locale())
+    return {"samples": SAMPLES, "example": EXAMPLES[language], "language": language}
 
 
 def home(query: PageOptions) -> str:

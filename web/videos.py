@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from flask import Response, abort, current_app, jsonify, render_template, request, url_for
 from flask_babel import gettext as _
-from flask_openapi import FileStorage, OpenAPI
+from flask_openapi import FileStorage, OpenAPI, Tag
 from pydantic import BaseModel, Field
 from werkzeug.exceptions import InternalServerError
 
@@ -60,14 +60,16 @@ def add_videos(app: OpenAPI) -> None:
     app.extensions["videos"] = VideoJobs(app)
     app.before_request(allow_large)
     app.get("/video", doc_ui=False)(video)
-    app.post(VIDEOS, responses={202: VideoJob, **PROBLEMS, 429: Problem, 503: Problem})(start_video)
+    clips = [Tag(name="Clips")]
+    app.post(VIDEOS, tags=clips, responses={202: VideoJob, **PROBLEMS, 429: Problem, 503: Problem})(start_video)
     result = {
         "application/json": {"schema": {"$ref": "#/components/schemas/VideoJob"}},
         "text/vtt": TEXT,
         "application/x-subrip": TEXT,
     }
-    app.get(f"{VIDEOS}/<id>", responses={200: {"content": result}, **PROBLEMS, 409: Problem})(get_video)
-    app.delete(f"{VIDEOS}/<id>", responses={204: None, 400: Problem, 404: Problem, 500: Problem})(cancel_video)
+    app.get(f"{VIDEOS}/<id>", tags=clips, responses={200: {"content": result}, **PROBLEMS, 409: Problem})(get_video)
+    responses = {204: None, 400: Problem, 404: Problem, 500: Problem}
+    app.delete(f"{VIDEOS}/<id>", tags=clips, responses=responses)(cancel_video)
 
 
 def allow_large() -> None:

@@ -1,5 +1,6 @@
 // The gallery: many photos, sent in small groups, kept in this browser, filtered, reviewed and downloaded.
 
+import { fill, onDrop, sentence, texts } from "../shared.js";
 import { Cards, forgetThumbnails, makeThumbnail } from "./cards.js";
 import { chosenFiles, droppedFiles } from "./files.js";
 import { Review } from "./review.js";
@@ -12,15 +13,12 @@ const WORDS = 40; // in the list
 
 const find = (selector) => document.querySelector(selector);
 const { captions: address, limit, confidence, common } = find("#gallery").dataset;
-const texts = find("#texts").dataset;
 const [filters, status, notice, sending] = ["#filters", "#status", "#notice", "#sending"].map(find);
 const levels = JSON.parse(confidence); // [[least per cent, words], …], the highest first
 const language = document.documentElement.lang;
 const collator = new Intl.Collator(language, { numeric: true });
 const decimal = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
 const percent = new Intl.NumberFormat(language, { style: "percent" });
-const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
-const sentence = (text) => (text ? `${text[0].toUpperCase()}${text.slice(1)}.` : "");
 const surely = (photo) => (photo.error ? 101 : Math.round(100 * photo.choices[0].confidence)); // failed ones come last
 const sure = ({ confidence }) => `${level(Math.round(100 * confidence))[1]}, ${percent.format(confidence)}`;
 const level = (per) => levels.find(([least]) => per >= least);
@@ -138,14 +136,7 @@ document.addEventListener("paste", (event) => {
   if (pasted.length) add(pasted);
 });
 
-for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-  document.addEventListener(kind, async (event) => {
-    if (!event.dataTransfer.types.includes("Files")) return;
-    event.preventDefault();
-    find("#upload").classList.toggle("target", kind === "dragover" || kind === "dragenter");
-    if (kind === "drop") add(await droppedFiles(event.dataTransfer));
-  });
-}
+onDrop(find("#upload"), async (transfer) => add(await droppedFiles(transfer)));
 
 addEventListener("beforeunload", (event) => busy() && event.preventDefault());
 
@@ -194,7 +185,6 @@ function render() {
   const pages = Math.max(1, Math.ceil(shown.length / PAGE));
   page = Math.min(page, pages - 1);
   find("#collection").hidden = !all.length;
-  document.documentElement.classList.toggle("filled", all.length > 0);
   const reviewed = all.filter((photo) => photo.reviewed).length;
   find("#found").textContent = fill(texts.found, { count: shown.length, total: all.length, reviewed });
   find("#cards").className = filters.elements.view.value;
@@ -210,16 +200,16 @@ function render() {
 
 function renderWords(all) {
   const ranked = rankWords(all, WORDS, JSON.parse(common));
-  for (const word of words) if (!ranked.some(([other]) => other === word)) ranked.push([word, 0]);
+  for (const word of words) if (!ranked.some(([other]) => other === word)) ranked.push([word, 0, word]);
   const list = find("#words ol");
   const have = [...list.querySelectorAll("button")];
-  ranked.forEach(([word, count], index) => {
+  ranked.forEach(([word, count, written], index) => {
     const button = have[index] ?? list.appendChild(document.createElement("li")).appendChild(document.createElement("button"));
-    const label = `${word} ${count}`;
+    const label = `${written} ${count}`;
     if (button.textContent !== label) {
       const number = document.createElement("small");
       number.textContent = count;
-      button.replaceChildren(`${word} `, number);
+      button.replaceChildren(`${written} `, number);
     }
     Object.assign(button, { type: "button", value: word });
     button.setAttribute("aria-pressed", words.has(word));

@@ -2,21 +2,31 @@
 
 const collator = new Intl.Collator();
 
+/** The words of a photo's text in lower case → as they are written, so that German nouns keep their capital. */
 export function wordsOf(photo) {
   const text = photo.language === "fr" ? photo.text?.replace(/['’]/g, " ") : photo.text; // l'homme is two words
-  return new Set(text?.toLowerCase().match(/[\p{L}\p{N}][\p{L}\p{N}'’-]*/gu));
+  const words = new Map();
+  for (const { 0: word, index } of text?.matchAll(/[\p{L}\p{N}][\p{L}\p{N}'’-]*/gu) ?? []) {
+    const lower = word.toLowerCase();
+    if (index || !words.has(lower)) words.set(lower, index ? word : lower);
+  }
+  return words;
 }
 
 /**
- * [word, number of photos], the most frequent first.
+ * [word in lower case, number of photos, word as it is written], the most frequent first.
  * @param {Record<string, string[]>} common language → words that are left out
  */
 export function rankWords(photos, most, common) {
   const counts = new Map();
+  const written = new Map();
   for (const photo of photos) {
-    for (const word of wordsOf(photo)) {
-      if (!common[photo.language]?.includes(word)) counts.set(word, (counts.get(word) ?? 0) + 1);
+    for (const [word, form] of wordsOf(photo)) {
+      if (common[photo.language]?.includes(word)) continue;
+      counts.set(word, (counts.get(word) ?? 0) + 1);
+      if (form !== word || !written.has(word)) written.set(word, form);
     }
   }
-  return [...counts].sort((a, b) => b[1] - a[1] || collator.compare(a[0], b[0])).slice(0, most);
+  const ranked = [...counts].sort((a, b) => b[1] - a[1] || collator.compare(a[0], b[0])).slice(0, most);
+  return ranked.map(([word, count]) => [word, count, written.get(word)]);
 }

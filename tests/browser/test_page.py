@@ -95,12 +95,13 @@ def test_our_own_picture(visit):
     expect(page.locator(".photo h2")).to_contain_text("dog")
 
 
-def test_example_on_the_empty_page_is_what_the_model_says(visit, generator):
-    page = visit()
-    result = generator.caption(ROOT / "static" / "samples" / "dog.webp", 3)
+@pytest.mark.parametrize("language", ["en", "de", "fr", "cs"])
+def test_example_on_the_empty_page_is_what_the_model_says(visit, generator, language):
+    page = visit(locale=language)
+    result = generator.caption(ROOT / "static" / "samples" / "dog.webp", 3, language=language)
     example = page.locator(".example")
-    expect(example.locator("q")).to_have_text(sentence(result.text))
-    expect(example).to_contain_text(f"{round(100 * result.confidence)}%")
+    expect(example.locator("b")).to_have_text(sentence(result.text))
+    expect(example).to_contain_text(str(round(100 * result.confidence)))
     assert example.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)")
     describe(page)
     expect(example).to_be_hidden()
