@@ -27,10 +27,10 @@ PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"
 
 
 def add_api(app: OpenAPI) -> None:
-    photos = [Tag(name="Photos")]
+    photos: list[Any] = [Tag(name="Photos")]
     app.post("/api/captions", tags=photos, responses={200: Captions, **PROBLEMS})(captions)
     app.post("/api/attention", tags=photos, responses={200: PNG, **PROBLEMS})(attention)
-    ibm = [Tag(name="IBM", description="The API of IBM's MAX Image Caption Generator")]
+    ibm: list[Any] = [Tag(name="IBM", description="The API of IBM's MAX Image Caption Generator")]
     app.post("/model/predict", tags=ibm, responses={200: Predictions, **PROBLEMS})(predict)
     app.get("/model/metadata", tags=ibm, responses={200: Metadata, 400: Problem, 500: Problem})(metadata)
     app.add_url_rule("/openapi.json", view_func=openapi)

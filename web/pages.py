@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from flask import Response, abort, render_template, request
 from flask_babel import get_locale, lazy_gettext

@@ -60,7 +60,7 @@ def add_videos(app: OpenAPI) -> None:
     app.extensions["videos"] = VideoJobs(app)
     app.before_request(allow_large)
     app.get("/video", doc_ui=False)(video)
-    clips = [Tag(name="Clips")]
+    clips: list[Any] = [Tag(name="Clips")]
     app.post(VIDEOS, tags=clips, responses={202: VideoJob, **PROBLEMS, 429: Problem, 503: Problem})(start_video)
     result = {
         "application/json": {"schema": {"$ref": "#/components/schemas/VideoJob"}},
@@ -68,7 +68,7 @@ def add_videos(app: OpenAPI) -> None:
         "application/x-subrip": TEXT,
     }
     app.get(f"{VIDEOS}/<id>", tags=clips, responses={200: {"content": result}, **PROBLEMS, 409: Problem})(get_video)
-    responses = {204: None, 400: Problem, 404: Problem, 500: Problem}
+    responses: dict[Any, Any] = {204: None, 400: Problem, 404: Problem, 500: Problem}
     app.delete(f"{VIDEOS}/<id>", tags=clips, responses=responses)(cancel_video)
 
 
