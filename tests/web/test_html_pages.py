@@ -1,6 +1,7 @@
 """A web page comes back with drafts of the alt texts that it lacks."""
 
 import base64
+import dataclasses
 import io
 import re
 import zipfile
@@ -148,10 +149,7 @@ def test_model_without_a_caption(make_app, monkeypatch):
 
 def silent(caption_batch):
     def without_text(*arguments, **options):
-        captions = caption_batch(*arguments, **options)
-        for caption in captions:
-            caption.text = ""
-        return captions
+        return [dataclasses.replace(caption, text="") for caption in caption_batch(*arguments, **options)]
 
     return without_text
 
