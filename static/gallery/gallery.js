@@ -233,11 +233,13 @@ function refilter() {
   const chosen = new URLSearchParams([...new FormData(filters), ...[...words].map((word) => ["word", word])].filter(([, value]) => value));
   history.replaceState(null, "", `#${chosen}`); // the part of the address that no server sees
   render();
+  status.textContent = find("#found").textContent;
 }
 
 function turn(pages) {
   page += pages;
   render();
+  status.textContent = find("#pager span").textContent;
   find("#found").scrollIntoView();
 }
 find("#back").addEventListener("click", () => turn(-1));
@@ -280,7 +282,7 @@ find("#forget").addEventListener("click", () => find("#ask").showModal());
 find("#ask").addEventListener("close", async ({ target }) => {
   if (target.returnValue !== "forget") return;
   target.returnValue = "";
-  sender.cancel();
+  if (sender.busy) sender.cancel();
   photos.clear();
   files.clear();
   words.clear();
