@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from flask import Flask
+from flask_compress import Compress
 from flask_openapi import OpenAPI
 
 from captioning.generator import CaptionGenerator
@@ -57,6 +58,8 @@ def create_app(config: dict | None = None, generator: CaptionGenerator | None = 
     settings.load_settings(app.config, ROOT)
     app.config.update(config or {})
 
+    app.config["COMPRESS_MIMETYPES"] = ["text/html", "text/css", "text/javascript", "image/svg+xml"]
+    Compress(app)
     tracing.add_tracing(app)
     model.add_model(app, generator)
     metrics.add_monitoring(app)

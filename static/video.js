@@ -224,4 +224,3 @@ addEventListener("beforeunload", (event) => {
   if (job || unsaved) event.preventDefault();
 });
 addEventListener("pagehide", cancel);
-document.documentElement.classList.add("js");

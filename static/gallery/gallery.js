@@ -2,7 +2,7 @@
 
 import { fill, onDrop, sentence, texts } from "../shared.js";
 import { Cards, forgetThumbnails, makeThumbnail } from "./cards.js";
-import { chosenFiles, droppedFiles } from "./files.js";
+import { chosenFiles, droppedFiles, fileKeys } from "./files.js";
 import { Review } from "./review.js";
 import { Sender } from "./sender.js";
 import { forgetEverything, loadPhotos, onProblem, removePhoto, savePhoto, sweep } from "./store.js";
@@ -35,13 +35,14 @@ const busy = () => sender.busy || unsaved > 0;
 
 const sender = new Sender({ address, limit: Number(limit), texts }, keep, showProgress);
 
-function add(items) {
+async function add(items) {
   notice.hidden = true;
+  const keys = await fileKeys(items);
   const known = new Set([...photos.values()].filter((photo) => !photo.error).map((photo) => photo.key));
   for (const { key } of files.values()) known.add(key);
   const fresh = [];
-  for (const { file, name } of items) {
-    const key = `${name} ${file.size} ${file.lastModified}`;
+  for (const [index, { file, name }] of items.entries()) {
+    const key = keys[index];
     if (known.has(key)) continue;
     known.add(key);
     const old = [...photos.values()].find((photo) => photo.key === key);
@@ -232,11 +233,13 @@ function refilter() {
   const chosen = new URLSearchParams([...new FormData(filters), ...[...words].map((word) => ["word", word])].filter(([, value]) => value));
   history.replaceState(null, "", `#${chosen}`); // the part of the address that no server sees
   render();
+  status.textContent = find("#found").textContent;
 }
 
 function turn(pages) {
   page += pages;
   render();
+  status.textContent = find("#pager span").textContent;
   find("#found").scrollIntoView();
 }
 find("#back").addEventListener("click", () => turn(-1));
@@ -279,7 +282,7 @@ find("#forget").addEventListener("click", () => find("#ask").showModal());
 find("#ask").addEventListener("close", async ({ target }) => {
   if (target.returnValue !== "forget") return;
   target.returnValue = "";
-  sender.cancel();
+  if (sender.busy) sender.cancel();
   photos.clear();
   files.clear();
   words.clear();
@@ -308,7 +311,6 @@ function restoreFilters() {
   for (const select of filters.querySelectorAll("select")) if (select.selectedIndex < 0) select.selectedIndex = 0;
 }
 
-document.documentElement.classList.add("js");
 find("#words").open = matchMedia("(min-width: 56rem)").matches;
 restoreFilters();
 for (const photo of await loadPhotos().catch(() => (say(texts.unsaved), []))) photos.set(photo.id, photo);

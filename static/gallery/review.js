@@ -21,7 +21,7 @@ export class Review {
     const find = (selector) => dialog.querySelector(selector);
     Object.assign(this, { image: find("img"), field: find("textarea"), choices: find(".choices"), status: find("[role=status]") });
     dialog.addEventListener("click", (event) => this[event.target.closest("[data-do]")?.dataset.do]?.());
-    dialog.addEventListener("keydown", (event) => this.#key(event));
+    document.addEventListener("keydown", (event) => dialog.open && this.#key(event)); // a click may take the focus away
     dialog.addEventListener("close", () => {
       this.#hush();
       hooks.closed(this.#order[this.#at]);

@@ -209,6 +209,7 @@ def test_filters(visit, generator):
     having = [f"{n}.png" for n, caption in enumerate(captions) if word in caption.text.split()]
     expect(page.locator("#words button").first).to_have_text(f"{word} {len(having)}")
     page.locator("#words button").first.click()
+    expect(page.locator("#status")).to_have_text(page.locator("#found").text_content())
     found(page, f"^{len(having)} of 12 photos")
     assert names(page) == having
     page.reload()  # the filter is in the address
@@ -256,6 +257,7 @@ def test_review_with_the_keyboard_alone(visit, caption, shoot):
     expect(dialog.get_by_role("button", name="Accept")).to_be_focused()
     page.keyboard.press("Enter")
 
+    dialog.locator("img").click()  # takes the focus away from the buttons, not the keys from the review
     page.keyboard.press("d")
     expect(text).to_have_value("")
     expect(dialog.get_by_role("button", name="Decorative")).to_have_attribute("aria-pressed", "true")

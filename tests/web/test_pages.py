@@ -18,6 +18,18 @@ from web.pages import confidence, in_words, sentence
 from web.uploads import Options
 
 
+def test_text_is_sent_compressed(small_app):
+    client = small_app.test_client()
+    for path in ("/", "/static/base.css", "/static/page.js", "/docs/swagger-ui.css"):
+        plain = client.get(path)
+        small = client.get(path, headers={"Accept-Encoding": "gzip, deflate, br"})
+        assert small.content_encoding and "Content-Encoding" not in plain.headers
+        assert len(small.data) < 0.6 * len(plain.data) and "Accept-Encoding" in small.headers["Vary"]
+    brotli = {"Accept-Encoding": "br"}
+    tag = client.get("/static/page.js", headers=brotli).headers["ETag"]
+    assert client.get("/static/page.js", headers={**brotli, "If-None-Match": tag}).status_code == 304
+
+
 def test_page_has_the_form_and_no_result_yet(client):
     response = client.get("/")
     assert response.status_code == 200
