@@ -112,7 +112,7 @@ class Run:
             for row in captions.iter_rows():
                 yield Progress(row["photos"], row["failed"])
         except (RayError, ValueError) as error:
-            raise BulkError(f"{_reason(error)}. {AGAIN}") from error
+            raise BulkError(f"{last_line(error)}. {AGAIN}") from error
         lost = self.sources.join(self.shards.done(), "source", join_type="left anti").num_rows
         if lost:
             raise BulkError(f"{lost} photos or archives are not in {self.shards.output}. {AGAIN}")
@@ -146,7 +146,7 @@ def connect(address: str | None) -> None:
         raise BulkError(f"{where}: {error}") from None
 
 
-def _reason(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """The last line of what Ray raises, the message of the error itself, without the name of its class."""
     lines = str(getattr(error, "cause", None) or error).split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), type(error).__name__)
