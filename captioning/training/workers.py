@@ -159,6 +159,7 @@ def _value(text: str) -> Any:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     parser = argparse.ArgumentParser(description="Train as one of several workers: runs notebooks 01 and 02.")
     parser.add_argument("workers", help="HOST:PORT of each worker, separated by commas, the same list on all")
@@ -171,16 +172,24 @@ def main(arguments: list[str] | None = None) -> int:
         check(addresses, options.index)
         task = {"type": "worker", "index": options.index}
         os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
+        (ROOT / "data").mkdir(exist_ok=True)
         for name in NOTEBOOKS:
-            known = papermill.inspect_notebook(str(ROOT / f"{name}.ipynb"))
+            notebook, executed = str(ROOT / f"{name}.ipynb"), ROOT / "data" / f"{name}.{options.index}.ipynb"
+            known = papermill.inspect_notebook(notebook)
             chosen = {key: value for key, value in parameters.items() if key in known}
-            papermill.execute_notebook(ROOT / f"{name}.ipynb", ROOT / "data" / f"{name}.{options.index}.ipynb", chosen)
+            papermill.execute_notebook(notebook, executed, chosen, cwd=ROOT, kernel_name="python3")
     except WorkerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except papermill.PapermillExecutionError as error:
-        print(f"error: {error.evalue}", file=sys.stderr)
-        return 2
+        if error.ename in ("WorkerError", "DatasetError", "ArtifactError"):
+            print(f"error: {error.evalue}", file=sys.stderr)
+            return 2
+        print(f"error: {error.ename}: {error.evalue}; see {executed}", file=sys.stderr)
+        return 1
+    except DeadKernelError:  # such as when memory is full
+        print(f"error: the process of {executed} was killed: start all workers again", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -41,7 +41,7 @@ def start(addresses, index, folder, *arguments, **environment) -> subprocess.Pop
 def finish(*processes) -> list[tuple[int, str]]:
     """Exit code and last line of standard error of each."""
     try:
-        ends = [(process.communicate(timeout=400)[1], process.returncode) for process in processes]
+        ends = [(process.communicate(timeout=900)[1], process.returncode) for process in processes]
     finally:
         for process in processes:
             process.kill()
