@@ -4,7 +4,7 @@
 
 Features are a sparse file of zeros, so it needs no disk space; captions are random words, as frequent as in English. It
 reads an epoch's captions and features as training does, takes some real steps, and prints the memory of the process:
-its own, and with the pages of the features that the kernel keeps mapped, and may take back at any time.
+its own, and what it maps of files (libraries).
 """
 
 import argparse
@@ -79,7 +79,7 @@ def main():
             training._choose_views(names[position : position + BATCH], random)
             if number % 1000 == 999:
                 report(f"features of {position + BATCH:,} photos read")
-    print(f"peak: {peak['RssAnon']:.2f} GB own, {memory('VmHWM'):.2f} GB with mapped pages")
+    print(f"peak: {peak['RssAnon']:.2f} GB own, {memory('VmHWM'):.2f} GB with mapped files")
 
 
 if __name__ == "__main__":

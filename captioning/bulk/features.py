@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,8 @@ import ray.data
 from ray.exceptions import RayError
 
 from captioning.bulk import BulkError
-from captioning.bulk.run import AGAIN, CORES, connect, last_line
+from captioning.bulk.run import AGAIN, connect, last_line
 from captioning.generator import encoder_of
-from captioning.litert import CPU_COUNT
 
 if TYPE_CHECKING:
     from captioning.network.encoder import Encoder
@@ -52,17 +52,19 @@ class PictureEncoder:
         }
 
 
-def encode_on_ray(encoder: Encoder, paths: Mapping[str, Path]) -> Iterator[Encoded]:
-    """Encode photos on the cluster that is connected, in their order.
+def encode_on_ray(encoder: Encoder, paths: Mapping[str, Path], address: str | None = None) -> Iterator[Encoded]:
+    """Encode photos in their order.
+
+    Args:
+        address: as for `captioning.bulk.run.Run`.
 
     Raises:
-        BulkError: an actor cannot work.
+        BulkError: the cluster does not answer, or an actor cannot work.
     """
     from captioning.network.export import convert_encoder
 
+    cores, actors = connect(address)
     ray.data.DataContext.get_current().execution_options.preserve_order = True
-    cores = min(CORES, CPU_COUNT)
-    actors = max(1, int(ray.cluster_resources()["CPU"]) // cores)
     photos = [{"name": name, "path": os.path.abspath(path)} for name, path in paths.items()]
     encoded = ray.data.from_items(photos, override_num_blocks=-(-len(photos) // BATCH)).map_batches(
         PictureEncoder,
@@ -86,10 +88,10 @@ def extract(folders: Sequence[str], output: Path, address: str | None = None) ->
 
     Args:
         output: the artifacts folder.
-        address: as for `captioning.bulk.run.Run`.
+        address: as for `encode_on_ray`.
 
     Raises:
-        BulkError: the cluster does not answer, or an actor cannot work.
+        BulkError: as for `encode_on_ray`.
         DatasetError: the folder holds no data set.
     """
     from captioning.network.encoder import Encoder
@@ -99,6 +101,6 @@ def extract(folders: Sequence[str], output: Path, address: str | None = None) ->
     if len(folders) != 1:
         raise BulkError("--features takes one data set")
     dataset = load_dataset(folders[0])
-    connect(address)
     encoder = Encoder("resnet50", os.environ.get("ENCODER_WEIGHTS", "imagenet"))
-    return extract_features(encoder, dataset.image_paths, output / "features.pkl", encode=encode_on_ray)
+    encode = functools.partial(encode_on_ray, address=address)
+    return extract_features(encoder, dataset.image_paths, output / "features.pkl", encode=encode)

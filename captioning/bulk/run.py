@@ -73,11 +73,7 @@ class Run:
         self.sources = find_sources(inputs)
         self.shards = Shards(output)
         self.mark = self.shards.open()
-        connect(address)
-        self.cores = min(cores, max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]))
-        if not self.cores:
-            raise BulkError("the Ray cluster has no processor cores for work: start it with --num-cpus")
-        self.actors = max(1, int(ray.cluster_resources()["CPU"]) // self.cores)
+        self.cores, self.actors = connect(address, cores)
         self.parts = self.plan()
         counts = [count for part in self.parts for count in part["photos"].to_pylist()]
         self.photos = None if None in counts else sum(counts)
@@ -118,12 +114,22 @@ class Run:
             raise BulkError(f"{lost} photos or archives are not in {self.shards.output}. {AGAIN}")
 
 
-def connect(address: str | None) -> None:
+def connect(address: str | None, cores: int = CORES) -> tuple[int, int]:
     """Connect to a Ray cluster, or start Ray on this machine with all its cores.
 
+    Returns an actor's cores, at most those of a machine, and how many actors there can be.
+
     Raises:
-        BulkError: the cluster does not answer.
+        BulkError: the cluster does not answer, or has no cores.
     """
+    _connect(address)
+    cores = min(cores, max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]))
+    if not cores:
+        raise BulkError("the Ray cluster has no processor cores for work: start it with --num-cpus")
+    return cores, max(1, int(ray.cluster_resources()["CPU"]) // cores)
+
+
+def _connect(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray sends statistics to its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's own log files have everything
     for name in ("ray", "ray.data"):

@@ -45,7 +45,7 @@ def read_batches(paths: Mapping[str, Path], size: int, batch_size: int) -> Itera
 
 
 class Features(Mapping):
-    """Features by image name, memory-mapped from disk: ``features[name]`` is float16 (R, D).
+    """Features by image name, read from disk when they are needed: ``features[name]`` is float16 (R, D).
 
     ``features.failed`` maps the pictures that could not be read to the reason.
     """
@@ -54,7 +54,12 @@ class Features(Mapping):
         self.array, self.rows, self.failed = array, rows, failed
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self.array[self.rows[name]]
+        row = self.array[self.rows[name]]
+        if not isinstance(self.array, np.memmap):
+            return row
+        # Pages of a mapped file count as memory of the process until the system needs them. So read, and map nothing.
+        start = self.array.offset + self.rows[name] * row.nbytes
+        return np.fromfile(self.array.filename, row.dtype, row.size, offset=start).reshape(row.shape)
 
     def __iter__(self):
         return iter(self.rows)
@@ -64,7 +69,7 @@ class Features(Mapping):
 
     def batch(self, names) -> np.ndarray:
         """float16 (B, R, D) of several images."""
-        return self.array[[self.rows[name] for name in names]]
+        return np.stack([self[name] for name in names])
 
 
 def load_features(path: Path) -> Features:
