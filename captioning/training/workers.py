@@ -2,7 +2,7 @@
 
     python -m captioning.training.workers first:2222,second:2222 0 -p DATASET data/coco
 
-runs notebooks 01 and 02 as worker 0 of two. The workers talk by the collectives of `tf.distribute`.
+runs notebook 02 as worker 0 of two. The workers talk by the collectives of `tf.distribute`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+
+# TensorFlow is imported where it is used: the command line only starts notebooks, and need not hold it in memory.
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = ("01-data-preparation", "02-model-training")
+NOTEBOOK = "02-model-training"
 TIMEOUT = 600  # seconds that the workers wait for each other at the start
 LOST = 30  # seconds after which a worker that does not answer counts as lost
-
-
-LOST_ERRORS = (
-    tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-)  # fmt: skip
 
 
 class WorkerError(RuntimeError):
@@ -49,7 +44,10 @@ class Workers:
     def __init__(self, strategy: Any = None, index: int = 0):
         self.strategy, self.index = strategy, index
         self.count: int = strategy.num_replicas_in_sync if strategy else 1
-        self.sum = tf.function(self._add)
+        if strategy:
+            import tensorflow as tf
+
+            self.sum = tf.function(self._add)
 
     def rows(self, size: int) -> list[int]:
         """This worker's rows of a batch. If there are too few, it gets the first, which must then weigh nothing."""
@@ -60,6 +58,7 @@ class Workers:
 
         It is compiled once for each list of shapes, on all workers at the same call: only so they find each other.
         """
+        import tensorflow as tf
 
         def reduce():
             return tf.distribute.get_replica_context().all_reduce("SUM", [tf.identity(t) for t in tensors])
@@ -68,6 +67,8 @@ class Workers:
 
     def mean(self, tensors: Sequence, weight) -> Sequence:
         """The mean over all workers, weighted."""
+        import tensorflow as tf
+
         *sums, total = self.sum([*(tf.convert_to_tensor(t) * weight for t in tensors), weight])
         return [t / tf.maximum(total, 1.0) for t in sums]
 
@@ -85,11 +86,16 @@ class Workers:
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Turns the errors of lost workers into a WorkerError."""
+        if self.count == 1:
+            yield
+            return
+        from tensorflow import errors
+
         try:
             yield
-        except LOST_ERRORS as error:
-            if self.count == 1:
-                raise
+        except (
+            errors.UnavailableError, errors.AbortedError, errors.CancelledError, errors.InternalError
+        ) as error:  # fmt: skip
             raise WorkerError("a worker was lost: start all again, and they go on after the last epoch") from error
 
 
@@ -108,12 +114,17 @@ def connect(timeout: float = TIMEOUT) -> Workers:
         return ONE
     try:
         config = json.loads(os.environ["TF_CONFIG"])
-        addresses, index = config["cluster"]["worker"], int(config["task"]["index"])
-    except (ValueError, KeyError, TypeError):
+        (kind, addresses), *others = config["cluster"].items()
+        index = int(config["task"]["index"])
+        if kind != "worker" or others or not all(isinstance(address, str) for address in addresses):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise WorkerError('TF_CONFIG must be {"cluster": {"worker": [ADDRESS, …]}, "task": {…, "index": 0}}') from None
     check(addresses, index)
     if len(addresses) == 1:
         return ONE
+    import tensorflow as tf
+
     # Only this inner function takes timeouts; by default the others are waited for without end.
     from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
     from tensorflow.python.eager import context
@@ -161,23 +172,21 @@ def main(arguments: list[str] | None = None) -> int:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    parser = argparse.ArgumentParser(description="Train as one of several workers: runs notebooks 01 and 02.")
+    parser = argparse.ArgumentParser(description="Train as one of several workers: runs notebook 02.")
     parser.add_argument("workers", help="HOST:PORT of each worker, separated by commas, the same list on all")
     parser.add_argument("index", type=int, help="which of them this one is; worker 0 keeps the checkpoints")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                        help="a setting of the notebooks, as in docs/training.md")  # fmt: skip
+                        help="a setting of the notebook, as in docs/training.md")  # fmt: skip
     options = parser.parse_args(arguments)
     addresses, parameters = options.workers.split(","), {name: _value(value) for name, value in options.p}
     try:
         check(addresses, options.index)
         task = {"type": "worker", "index": options.index}
         os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        (ROOT / "data").mkdir(exist_ok=True)
-        for name in NOTEBOOKS:
-            notebook, executed = str(ROOT / f"{name}.ipynb"), ROOT / "data" / f"{name}.{options.index}.ipynb"
-            known = papermill.inspect_notebook(notebook)
-            chosen = {key: value for key, value in parameters.items() if key in known}
-            papermill.execute_notebook(notebook, executed, chosen, cwd=ROOT, kernel_name="python3")
+        executed = ROOT / "data" / f"{NOTEBOOK}.{options.index}.ipynb"
+        executed.parent.mkdir(exist_ok=True)
+        notebook = ROOT / f"{NOTEBOOK}.ipynb"
+        papermill.execute_notebook(notebook, executed, parameters, cwd=ROOT, kernel_name="python3")
     except WorkerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
