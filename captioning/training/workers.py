@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-# TensorFlow is imported where it is used: the command line only starts notebooks, and need not hold it in memory.
+# TensorFlow is imported where it is used: the command line only starts a notebook, and need not hold it in memory.
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = "02-model-training"
@@ -120,7 +120,12 @@ def connect(timeout: float = TIMEOUT) -> Workers:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise WorkerError('TF_CONFIG must be {"cluster": {"worker": [ADDRESS, …]}, "task": {…, "index": 0}}') from None
-    check(addresses, index)
+    if not all(a.rpartition(":")[0] and a.rpartition(":")[2].isdecimal() for a in addresses):
+        raise WorkerError(f"{','.join(addresses)}: each worker is HOST:PORT, separated by commas")
+    if len(set(addresses)) < len(addresses):
+        raise WorkerError(f"{','.join(addresses)}: two workers have the same address")
+    if not 0 <= index < len(addresses):
+        raise WorkerError(f"there is no worker {index}: the {len(addresses)} workers are 0 to {len(addresses) - 1}")
     if len(addresses) == 1:
         return ONE
     import tensorflow as tf
@@ -150,16 +155,6 @@ def connect(timeout: float = TIMEOUT) -> Workers:
     return workers
 
 
-def check(addresses: Sequence[str], index: int) -> None:
-    """Raises WorkerError if this is no list of different HOST:PORT with a place ``index``."""
-    if not all(a.rpartition(":")[0] and a.rpartition(":")[2].isdecimal() for a in addresses):
-        raise WorkerError(f"{','.join(addresses)}: each worker is HOST:PORT, separated by commas")
-    if len(set(addresses)) < len(addresses):
-        raise WorkerError(f"{','.join(addresses)}: two workers have the same address")
-    if not 0 <= index < len(addresses):
-        raise WorkerError(f"there is no worker {index}: the {len(addresses)} workers are 0 to {len(addresses) - 1}")
-
-
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
@@ -178,18 +173,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
                         help="a setting of the notebook, as in docs/training.md")  # fmt: skip
     options = parser.parse_args(arguments)
-    addresses, parameters = options.workers.split(","), {name: _value(value) for name, value in options.p}
+    parameters = {name: _value(value) for name, value in options.p}
+    task = {"type": "worker", "index": options.index}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": options.workers.split(",")}, "task": task})
+    notebook, executed = ROOT / f"{NOTEBOOK}.ipynb", ROOT / "data" / f"{NOTEBOOK}.{options.index}.ipynb"
+    executed.parent.mkdir(exist_ok=True)
     try:
-        check(addresses, options.index)
-        task = {"type": "worker", "index": options.index}
-        os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": addresses}, "task": task})
-        executed = ROOT / "data" / f"{NOTEBOOK}.{options.index}.ipynb"
-        executed.parent.mkdir(exist_ok=True)
-        notebook = ROOT / f"{NOTEBOOK}.ipynb"
         papermill.execute_notebook(notebook, executed, parameters, cwd=ROOT, kernel_name="python3")
-    except WorkerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except papermill.PapermillExecutionError as error:
         if error.ename in ("WorkerError", "DatasetError", "ArtifactError"):
             print(f"error: {error.evalue}", file=sys.stderr)

@@ -142,6 +142,7 @@ def test_workers_with_other_settings_do_not_train(tmp_path):
         ("no JSON", "TF_CONFIG must be"),
         ('{"cluster": {}}', "TF_CONFIG must be"),
         (config(["a:1", "b:2"], 2), "there is no worker 2: the 2 workers are 0 to 1"),
+        ('{"cluster": {"chief": ["a:1"], "worker": ["b:2"]}, "task": {"index": 0}}', "TF_CONFIG must be"),
         (config(["a:1", "a:1"], 0), "two workers have the same address"),
         (config(["a:1", "b"], 0), "each worker is HOST:PORT"),
     ],
@@ -159,6 +160,9 @@ def test_without_a_cluster_there_is_one_worker(monkeypatch):
     assert connect() is ONE
 
 
-def test_the_command_line_refuses_a_wrong_worker(capsys):
+@pytest.mark.slow
+def test_the_command_line_refuses_a_wrong_worker(capsys, monkeypatch):
+    """Slow: it starts notebook 02."""
+    monkeypatch.setenv("TF_CONFIG", "")  # so that it is as before afterwards
     assert workers.main(["a:1,b:1", "2"]) == 2
-    assert "error: there is no worker 2" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("error: there is no worker 2: the 2 workers are 0 to 1\n")
