@@ -7,9 +7,13 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import psutil
 import pytest
 from helpers import ROOT, broken, picture, wait_until
+from scenes import draw_dataset
+
+from captioning import artifacts
 
 ray_cluster = pytest.importorskip("ray.cluster_utils", reason="needs requirements-cluster.txt")
 import pandas  # noqa: E402
@@ -87,3 +91,20 @@ def test_an_actor_and_a_node_are_killed(cluster, photos, expected, tmp_path):
     assert "1 of 121 photos" in finish(run, 1)
     assert_each_once(tmp_path, expected)
     assert len(json.loads((tmp_path / "captions.coco.json").read_text())) == 120
+
+
+@pytest.mark.slow
+def test_features_are_those_of_notebook_01(tmp_path):
+    """Slow: it converts a ResNet50 twice."""
+    from captioning.network.encoder import Encoder
+    from captioning.training.datasets import load_dataset
+    from captioning.training.features import extract_features
+
+    scenes = draw_dataset(tmp_path / "scenes", images=72)
+    broken().save(scenes / "Flicker8k_Dataset" / "scene_0007.jpg")
+    weights = str(ROOT / "artifacts" / "encoder.weights.h5")
+    run = bulk(scenes, "--features", "--output", tmp_path / "ray", environment={"ENCODER_WEIGHTS": weights})
+    assert "71 photos encoded, 1 could not be read" in finish(run, 0)
+    plain = extract_features(Encoder("resnet50", weights), load_dataset(scenes).image_paths, tmp_path / "features.pkl")
+    assert artifacts.read_pickle(tmp_path / "ray" / "features.pkl") == artifacts.read_pickle(tmp_path / "features.pkl")
+    np.testing.assert_allclose(np.load(tmp_path / "ray" / "features.npy"), plain.array, rtol=1e-2, atol=1e-2)

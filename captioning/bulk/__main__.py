@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         metavar=f"1-{MAX_BEAM_WIDTH}",
                         help="captions that the search keeps at each word (default: %(default)s)")  # fmt: skip
     parser.add_argument("--language", help="of the captions, such as de (default: the first that the model has, en)")
+    parser.add_argument("--features", action="store_true",
+                        help="encode the photos of a data set for training, into features.pkl and .npy")  # fmt: skip
     parser.add_argument("--format", choices=["parquet", "jsonl", "coco"], default="parquet",
                         help="jsonl and coco also write all captions into one file (default: parquet)")  # fmt: skip
     options = parser.parse_args(arguments)
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from captioning.bulk.run import Run
     except ImportError as error:
         return _error(f"bulk captions need more packages ({error}): pip install -r requirements-cluster.txt")
+    if options.features:
+        return _extract_features(options)
     model_folder = os.environ.get("ARTIFACTS_DIR", str(ROOT / "artifacts"))
     caption_options = {"beam_width": options.beam_width, "language": options.language}
     done = failed = 0
@@ -65,6 +69,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{done} photos done, all captions are in {run.shards.output}", file=sys.stderr)
     if failed:
         return _error(f"{failed} of {done} photos have no caption but an error: see the column error", 1)
+    return 0
+
+
+def _extract_features(options: argparse.Namespace) -> int:
+    """What notebook 01 does with its default encoder; it then finds the features done."""
+    try:
+        from captioning.bulk.features import extract
+    except ImportError as error:
+        return _error(f"features need more packages ({error}): pip install -r requirements.txt")
+    from captioning.training.datasets import DatasetError
+
+    try:
+        features = extract(options.inputs, Path(options.output), options.address)
+    except (BulkError, DatasetError, OSError, ValueError) as error:
+        return _error(str(error))
+    print(f"{len(features)} photos encoded, {len(features.failed)} could not be read", file=sys.stderr)
     return 0
 
 

@@ -73,11 +73,7 @@ class Run:
         self.sources = find_sources(inputs)
         self.shards = Shards(output)
         self.mark = self.shards.open()
-        connect(address)
-        self.cores = min(cores, max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]))
-        if not self.cores:
-            raise BulkError("the Ray cluster has no processor cores for work: start it with --num-cpus")
-        self.actors = max(1, int(ray.cluster_resources()["CPU"]) // self.cores)
+        self.cores, self.actors = connect(address, cores)
         self.parts = self.plan()
         counts = [count for part in self.parts for count in part["photos"].to_pylist()]
         self.photos = None if None in counts else sum(counts)
@@ -112,18 +108,28 @@ class Run:
             for row in captions.iter_rows():
                 yield Progress(row["photos"], row["failed"])
         except (RayError, ValueError) as error:
-            raise BulkError(f"{_reason(error)}. {AGAIN}") from error
+            raise BulkError(f"{last_line(error)}. {AGAIN}") from error
         lost = self.sources.join(self.shards.done(), "source", join_type="left anti").num_rows
         if lost:
             raise BulkError(f"{lost} photos or archives are not in {self.shards.output}. {AGAIN}")
 
 
-def connect(address: str | None) -> None:
+def connect(address: str | None, cores: int = CORES) -> tuple[int, int]:
     """Connect to a Ray cluster, or start Ray on this machine with all its cores.
 
+    Returns an actor's cores, at most those of a machine, and how many actors there can be.
+
     Raises:
-        BulkError: the cluster does not answer.
+        BulkError: the cluster does not answer, or has no cores.
     """
+    _connect(address)
+    cores = min(cores, max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]))
+    if not cores:
+        raise BulkError("the Ray cluster has no processor cores for work: start it with --num-cpus")
+    return cores, max(1, int(ray.cluster_resources()["CPU"]) // cores)
+
+
+def _connect(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray sends statistics to its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's own log files have everything
     for name in ("ray", "ray.data"):
@@ -146,7 +152,7 @@ def connect(address: str | None) -> None:
         raise BulkError(f"{where}: {error}") from None
 
 
-def _reason(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """The last line of what Ray raises, the message of the error itself, without the name of its class."""
     lines = str(getattr(error, "cause", None) or error).split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), type(error).__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def read_batches(paths: Mapping[str, Path], size: int, batch_size: int) -> Itera
 
 
 class Features(Mapping):
-    """Features by image name, memory-mapped from disk: ``features[name]`` is float16 (R, D).
+    """Features by image name, read from disk when they are needed: ``features[name]`` is float16 (R, D).
 
     ``features.failed`` maps the pictures that could not be read to the reason.
     """
@@ -55,7 +55,12 @@ class Features(Mapping):
         self.array, self.rows, self.failed = array, rows, failed
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self.array[self.rows[name]]
+        row = self.array[self.rows[name]]
+        if not isinstance(self.array, np.memmap):
+            return row
+        # Pages of a mapped file count as memory of the process until the system needs them. So read, and map nothing.
+        start = self.array.offset + self.rows[name] * row.nbytes
+        return np.fromfile(self.array.filename, row.dtype, row.size, offset=start).reshape(row.shape)
 
     def __iter__(self):
         return iter(self.rows)
@@ -65,7 +70,7 @@ class Features(Mapping):
 
     def batch(self, names) -> np.ndarray:
         """float16 (B, R, D) of several images."""
-        return self.array[[self.rows[name] for name in names]]
+        return np.stack([self[name] for name in names])
 
 
 def load_features(path: Path) -> Features:
@@ -79,8 +84,30 @@ def load_features(path: Path) -> Features:
         raise artifacts.ArtifactError(f"{path} does not fit its array ({error}): run notebook 01 again") from None
 
 
+Encoded = tuple[list[str], np.ndarray, dict[str, str]]
+"""Names, their features (B, R, D), and the reason for each picture that cannot be read."""
+
+
+def encode_pictures(
+    encoder: Encoder, paths: Mapping[str, Path], batch_size: int = 32, view: int = 0, first: int = 0
+) -> Iterator[Encoded]:
+    """Encode pictures in batches; ``first`` counts those before them, so that each is augmented in its own way."""
+    encode = quantized_encoder(encoder)
+    for good, images, failed in read_batches(paths, encoder.image_size, batch_size):
+        if view:
+            random = (np.random.default_rng([view, seed]) for seed in range(first, first + len(good)))
+            images = np.array([augment(*pair) for pair in zip(images, random, strict=True)])
+        yield good, encode(images) if good else images, failed
+        first += len(good) + len(failed)
+
+
 def extract_features(
-    encoder: Encoder, image_paths: Mapping[str, Path], path: Path, batch_size: int = 32, view: int = 0
+    encoder: Encoder,
+    image_paths: Mapping[str, Path],
+    path: Path,
+    batch_size: int = 32,
+    view: int = 0,
+    encode: Callable[[Encoder, Mapping[str, Path]], Iterator[Encoded]] | None = None,
 ) -> Features:
     """Encode every picture once and keep the result beside ``path``.
 
@@ -90,6 +117,7 @@ def extract_features(
         path: ``…/features.pkl``. The array is ``features.npy`` beside it: float16 (N, R, D), memory-mapped, so that it
             may be larger than memory.
         view: 0 for the photo itself, or the seed of a random augmentation (`captioning.training.augmentation`).
+        encode: encodes pictures, in their order, instead of this process: `captioning.bulk.features.encode_on_ray`.
 
     An interrupted run continues where it stopped, and a finished one is not repeated, as long as pictures and encoder
     are the same. A picture that cannot be read is left out and listed in ``Features.failed``.
@@ -108,20 +136,14 @@ def extract_features(
         np.lib.format.open_memmap(array_path, "w+", "float16", shape).flush()
         artifacts.write_pickle(path, index)
     if index["done"] < len(image_paths):
-        encode = quantized_encoder(encoder)
         array = np.lib.format.open_memmap(array_path, "r+")
-        names = list(image_paths)[index["done"] :]
-        batches = read_batches({name: image_paths[name] for name in names}, encoder.image_size, batch_size)
+        paths = {name: image_paths[name] for name in list(image_paths)[index["done"] :]}
+        batches = encode(encoder, paths) if encode else encode_pictures(encoder, paths, batch_size, view, index["done"])
         with tqdm(total=len(image_paths), initial=index["done"], desc="features", unit="image") as bar:
-            for number, (good, images, failed) in enumerate(batches):
-                if view:
-                    seeds = range(index["done"], index["done"] + len(good))
-                    images = np.array(
-                        [augment(x, np.random.default_rng([view, seed])) for x, seed in zip(images, seeds, strict=True)]
-                    )
+            for number, (good, features, failed) in enumerate(batches):
                 if good:
                     rows = range(len(index["rows"]), len(index["rows"]) + len(good))
-                    array[rows.start : rows.stop] = encode(images)
+                    array[rows.start : rows.stop] = features
                     index["rows"].update(zip(good, rows, strict=True))
                 index["failed"].update(failed)
                 index["done"] += len(good) + len(failed)

@@ -30,6 +30,7 @@ from captioning.training.features import Features, extract_features
 from captioning.training.self_critical import SelfCriticalTraining, match_length
 from captioning.training.teacher_forcing import Captions, Training
 from captioning.training.word_prior import fit_word_prior
+from captioning.training.workers import ONE, Workers
 
 VIEWS = 1  # augmented copies of each training photo
 
@@ -60,6 +61,7 @@ def train_language(
     minimum_count: int | None = None,
     seed: int = 0,
     on_epoch: Callable[[int, dict], None] | None = None,
+    workers: Workers = ONE,
 ) -> tuple[Decoder, Tokenizer, dict[str, History]]:
     """Train a decoder for another language: teacher forcing, self-critical training, word prior, length.
 
@@ -70,7 +72,7 @@ def train_language(
         first: the trained decoder of the model's first language.
         language: a key of `LANGUAGES`.
         train, validation: image name → captions in this language.
-        features, views: as for `Training`.
+        features, views, workers: as for `Training`.
         folder: for checkpoints; an interrupted run continues.
         seed: of the first weights, the batches and the samples.
         schedule: None: `SEVERAL_CAPTIONS`, or where photos have a single caption, `ONE_CAPTION`.
@@ -106,6 +108,7 @@ def train_language(
                 learning_rate=learning_rate,
                 batch_size=schedule.batch_size,
                 seed=seed,
+                workers=workers,
             )
             history[f"{language} {stage}"] = training.run(on_epoch)
     fit_word_prior(decoder, tokenizer, features, train)

@@ -47,10 +47,12 @@ class SelfCriticalTraining(Training):
         names = list(self.train)
         random = np.random.default_rng([self.seed, epoch])
         random.shuffle(names)
-        self.seeds.state.assign(random.integers(2**32, size=2, dtype="uint32"))
+        seeds = random.integers(2**32, size=2, dtype="uint32") + np.uint32(self.workers.index)
+        self.seeds.state.assign(seeds)
         for i in range(0, len(names), self.batch_size):
             batch = names[i : i + self.batch_size]
-            features = self._choose_views(batch, random)
+            features, has_part = self._choose_views(batch, random), self._has_part(batch)
+            batch = [batch[row] for row in self.workers.rows(len(batch))]
             sampled = ops.convert_to_numpy(self.sample(features))  # (B, C, T)
             length = -(-int((sampled != self.tokenizer.pad).sum(-1).max()) // 4) * 4
             sampled = sampled[..., :length]
@@ -59,7 +61,7 @@ class SelfCriticalTraining(Training):
             rewards = self.reward.reward(repeated, captions).reshape(len(batch), self.samples)
             others = (rewards.sum(1, keepdims=True) - rewards) / (self.samples - 1)
             tokens = np.insert(sampled, 0, self.tokenizer.start, axis=-1)
-            yield features, tokens, self._mask(tokens) * (rewards - others)[..., None]
+            yield features, tokens, self._mask(tokens) * (rewards - others)[..., None] * has_part
 
 
 def match_length(

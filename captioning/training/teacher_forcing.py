@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from captioning.text import Tokenizer
 from captioning.training.augmentation import augment
 from captioning.training.evaluation import cider
 from captioning.training.features import Features, checksum, read_batches
+from captioning.training.workers import ONE, Workers
 
 Captions = Mapping[str, list[str]]  # image name → captions
+VALUES = ("loss", "val_loss", "val_CIDEr", "seconds")  # of an epoch
 
 
 def caption_batches(
@@ -85,6 +88,8 @@ class Training:
         encoder, image_paths: to fine-tune the encoder too, on augmented pictures.
         learning_rate, encoder_learning_rate: Adam's; after a warm-up they follow a cosine down to 0.
         seed: of the order of the batches and of the augmentation.
+        workers: from `captioning.training.workers.connect`. Each takes a part of every batch; worker 0's weights and
+            checkpoints count. Dropout, augmentation and samples depend on the number of workers, all else does not.
 
     Attributes:
         captions: greedy captions of the validation images after the last epoch.
@@ -109,7 +114,9 @@ class Training:
         batch_size: int = 40,
         label_smoothing: float = 0.1,
         seed: int = 0,
+        workers: Workers = ONE,
     ):
+        self.workers = workers
         self.decoder, self.tokenizer, self.encoder = decoder, tokenizer, encoder
         self.train, self.validation = train, validation
         self.captions: dict[str, str] = {}
@@ -155,8 +162,13 @@ class Training:
             features = self.encoder(images) if self.encoder else images
             loss = self._loss(features, tokens, weights)
         variables = [model.trainable_variables for model, _ in self.models]
-        for (_, optimizer), gradients, own in zip(self.models, tape.gradient(loss, variables), variables, strict=True):
-            optimizer.apply(gradients, own)
+        gradients = tape.gradient(loss, variables)
+        if self.workers.count > 1:
+            predicted = ops.sum(ops.cast(weights != 0, "float32"))
+            loss, *flat = self.workers.mean([loss, *tf.nest.flatten(gradients)], predicted)
+            gradients = tf.nest.pack_sequence_as(variables, flat)
+        for (_, optimizer), own_gradients, own in zip(self.models, gradients, variables, strict=True):
+            optimizer.apply(own_gradients, own)
         return loss
 
     def _loss(self, features, tokens, weights):
@@ -165,33 +177,40 @@ class Training:
         return caption_loss(logits, tokens[..., 1:], weights, self.label_smoothing)
 
     def batches(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Images or features, tokens (B, C, T + 1) and weights (B, C, T) of one epoch."""
+        """Images or features, tokens (B, C, T + 1) and weights (B, C, T) of one epoch: this worker's part."""
         batches = caption_batches(self.train, self.tokenizer, self.batch_size, self.seed, epoch)
         random = np.random.default_rng([self.seed, epoch, 1])
         if self.encoder:
-            order = {n: self.image_paths[n] for names, _ in batches for n in names}
+            order = {
+                names[i]: self.image_paths[names[i]] for names, _ in batches for i in self.workers.rows(len(names))
+            }
             stream = read_batches(order, self.encoder.image_size, self.batch_size)
             pictures: dict[str, np.ndarray] = {}
         for names, tokens in batches:
+            rows = self.workers.rows(len(names))
             if self.encoder:
-                while names[-1] not in pictures:  # the stream's batches and these differ in size
+                while names[rows[-1]] not in pictures:  # the stream's batches and these differ in size
                     read, images, failed = next(stream)
                     if failed:
                         raise ValueError(f"a training picture cannot be read: {failed}")
                     pictures.update(zip(read, images, strict=True))
-                inputs = np.stack([augment(pictures.pop(name), random) for name in names])
+                inputs = np.stack([augment(pictures.pop(names[i]), random) for i in rows])
             else:
                 inputs = self._choose_views(names, random)
-            yield inputs, tokens, self._mask(tokens)
+            yield inputs, tokens[rows], self._mask(tokens[rows]) * self._has_part(names)
 
     def _choose_views(self, names: list[str], random: np.random.Generator) -> np.ndarray:
-        """Features (B, R, D) of training images, each of a random view."""
+        """Features (B, R, D) of this worker's images in a batch, each of a random view."""
         chosen = random.integers(len(self.views), size=len(names))
-        return np.stack([self.views[view][name] for view, name in zip(chosen, names, strict=True)])
+        return np.stack([self.views[chosen[i]][names[i]] for i in self.workers.rows(len(names))])
 
     def _mask(self, tokens: np.ndarray) -> np.ndarray:
         """1 for each token to predict, 0 for padding: float32 (B, C, T)."""
         return (tokens[..., 1:] != self.tokenizer.pad).astype("float32")
+
+    def _has_part(self, names: list[str]) -> bool:
+        """Whether a batch has images for this worker. The last one may be too small."""
+        return self.workers.index < len(names)
 
     def validate(self) -> dict[str, float]:
         """Cross-entropy per word on the validation captions, and CIDEr of greedy captions."""
@@ -215,14 +234,23 @@ class Training:
         return {"val_loss": float(np.mean(losses)), "val_CIDEr": score}
 
     def run(self, on_epoch: Callable[[int, dict], None] | None = None) -> dict[str, list[float]]:
-        """Train to the end, from the last checkpoint if there is one. Returns lists with one value per epoch."""
+        """Train to the end, from the last checkpoint if there is one. Returns lists with one value per epoch.
+
+        Raises:
+            WorkerError: a worker was lost, or has other settings.
+        """
+        with self.workers.together():
+            return self._run(on_epoch)
+
+    def _run(self, on_epoch: Callable[[int, dict], None] | None) -> dict[str, list[float]]:
         log = self.folder / "log.json"
         history: dict[str, list[float]] = {}
-        if log.exists():
+        if log.exists() and self.workers.index == 0:
             found = json.loads(log.read_text())
             if found["settings"] == self.settings:
                 history = found["history"]
                 self._checkpoint.read(self._checkpoint_path(len(history["loss"]))).expect_partial()
+        history = self._follow_first_worker(history)
         done = len(history.get("loss", []))
         for epoch in range(done, self.epochs):
             start, losses = time.perf_counter(), []
@@ -232,28 +260,53 @@ class Training:
                     losses.append(float(self._step(images, tokens, weights)))
                     bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
             values = {"loss": float(np.mean(losses)), **self.validate(), "seconds": time.perf_counter() - start}
-            best = max(history.get("val_CIDEr", []), default=-1.0)
             for key, value in values.items():
                 history.setdefault(key, []).append(value)
-            self._checkpoint.write(self._checkpoint_path(epoch + 1))
-            if values["val_CIDEr"] > best:
-                for i, (model, _) in enumerate(self.models):
-                    model.save_weights(self.folder / "new.weights.h5")
-                    (self.folder / "new.weights.h5").replace(self.folder / f"best{i}.weights.h5")
-            artifacts.write_bytes(log, json.dumps({"settings": self.settings, "history": history}, indent=1).encode())
+            if self.workers.index == 0:
+                self._save(history, log)
             if on_epoch:
                 on_epoch(epoch, values)
-        for i, (model, _) in enumerate(self.models):
-            model.load_weights(self.folder / f"best{i}.weights.h5")
+        if self.workers.index == 0:
+            for i, (model, _) in enumerate(self.models):
+                model.load_weights(self.folder / f"best{i}.weights.h5")
+        if self.workers.count > 1:
+            for model, _ in self.models:
+                model.set_weights(self.workers.broadcast(model.get_weights()))
         return history
 
+    def _save(self, history: dict[str, list[float]], log: Path) -> None:
+        """Checkpoint, best weights and log after an epoch."""
+        scores = history["val_CIDEr"]
+        self._checkpoint.write(self._checkpoint_path(len(scores)))
+        if scores[-1] > max(scores[:-1], default=-1.0):
+            for i, (model, _) in enumerate(self.models):
+                model.save_weights(self.folder / "new.weights.h5")
+                (self.folder / "new.weights.h5").replace(self.folder / f"best{i}.weights.h5")
+        artifacts.write_bytes(log, json.dumps({"settings": self.settings, "history": history}, indent=1).encode())
+
+    def _follow_first_worker(self, history: dict[str, list[float]]) -> dict[str, list[float]]:
+        """Take weights, optimizers and history from worker 0."""
+        if self.workers.count == 1:
+            return history
+        settings = {k: v for k, v in self.settings.items() if k not in ("decoder", "encoder", "teacher")}
+        text = repr((settings, self.decoder.count_params(), self.tokenizer.word_index, self.train))
+        self.workers.check_same(zlib.crc32(text.encode()), "settings and captions")
+        variables = [v for model, optimizer in self.models for v in (*model.weights, *optimizer.variables)]
+        values = self.workers.broadcast([ops.convert_to_numpy(v) for v in variables])
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        (done,) = self.workers.broadcast([np.array(len(history.get("loss", [])))])
+        table = np.array(list(history.values()) or np.zeros((len(VALUES), done)))
+        return dict(zip(VALUES, self.workers.broadcast([table])[0].tolist(), strict=True)) if done else {}
+
     def _seed_dropout(self, epoch: int) -> None:
-        """Dropout depends on seed and epoch only, so that a resumed run does not differ from a whole one."""
+        """Dropout depends on seed, epoch and worker only, so that a resumed run does not differ from a whole one."""
         random = np.random.default_rng([self.seed, epoch, 2])
         for model, _ in self.models:
             for layer in model._flatten_layers():
                 if isinstance(layer, keras.layers.Dropout) and layer.rate:
-                    layer.seed_generator.state.assign(random.integers(2**32, size=2, dtype="uint32"))
+                    seeds = random.integers(2**32, size=2, dtype="uint32")
+                    layer.seed_generator.state.assign(seeds + np.uint32(self.workers.index))
 
     def _checkpoint_path(self, epochs: int) -> str:
         """One of two files in turn, so that the log always names a complete one."""
@@ -276,4 +329,4 @@ class Distillation(Training):
         target = ops.log_softmax(self.teacher([features, tokens[..., :-1]]))
         predicted = ops.log_softmax(self.decoder([features, tokens[..., :-1]], training=True))
         divergence = ops.sum(ops.exp(target) * (target - predicted), axis=-1)
-        return ops.sum(divergence * weights) / ops.sum(weights)
+        return ops.sum(divergence * weights) / ops.maximum(ops.sum(weights), 1.0)

@@ -1,0 +1,168 @@
+"""Training on several workers: real processes on loopback."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import ROOT
+
+from captioning.training import workers
+from captioning.training.workers import ONE, WorkerError, connect
+
+SCRIPT = ROOT / "tests" / "training_worker.py"
+
+
+def cluster(count: int) -> list[str]:
+    """Free addresses."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for s in sockets:
+        s.close()
+    return addresses
+
+
+def config(addresses: list[str], index: int) -> str:
+    return json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
+
+
+def start(addresses, index, folder, *arguments, **environment) -> subprocess.Popen:
+    paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "TF_CONFIG": config(addresses, index)}
+    environment = os.environ | paths | environment
+    kind, *rest = arguments
+    command = [sys.executable, SCRIPT, kind, folder, *rest]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(*processes) -> list[tuple[int, str]]:
+    """Exit code and last line of standard error of each."""
+    try:
+        ends = [(process.communicate(timeout=900)[1], process.returncode) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(code, text.strip().split("\n")[-1]) for text, code in ends]
+
+
+def train(count, folder, *arguments, **environment) -> list[dict[str, np.ndarray]]:
+    """Run a training with so many workers, worker 0 in this folder; what each wrote at its end."""
+    addresses = cluster(count)
+    folders = [folder, *(folder / f"worker-{i}" for i in range(1, count))]
+    for each in folders:
+        each.mkdir(exist_ok=True, parents=True)
+    ends = finish(*(start(addresses, i, each, *arguments, **environment) for i, each in enumerate(folders)))
+    assert [code for code, _ in ends] == [0] * count, ends
+    return [dict(np.load(each / f"end-{i}.npz")) for i, each in enumerate(folders)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "batch_size"), [("forcing", "7"), ("forcing", "23"), ("distillation", "7")])
+def test_two_workers_learn_what_one_does(kind, batch_size, tmp_path):
+    """Batches of 7 photos have unequal halves; after 23 of 24 photos, one worker has none.
+
+    Slow: three processes load TensorFlow.
+    """
+    epochs = "5" if batch_size == "7" else "10"
+    (one,) = train(1, tmp_path / "one", kind, epochs, BATCH_SIZE=batch_size)
+    two = train(2, tmp_path / "two", kind, epochs, BATCH_SIZE=batch_size)
+    assert len(one["losses"]) == 20 and one["losses"][-1] < 0.9 * one["losses"][0]
+    for worker in two:
+        np.testing.assert_allclose(worker["losses"], one["losses"], rtol=1e-3)
+    for key in ("losses", "weights"):
+        np.testing.assert_array_equal(two[0][key], two[1][key])
+    assert not list((tmp_path / "two" / "worker-1").glob("*.json")), "only the first worker writes"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["forcing", "self-critical"])
+def test_a_worker_that_is_killed_costs_only_time(kind, tmp_path):
+    """The others stop with one sentence. All go on after the last epoch; so can a single one.
+
+    Slow: seven processes load TensorFlow.
+    """
+    whole = train(2, tmp_path / "whole", kind, "4")
+    addresses, folder = cluster(2), tmp_path / "cut"
+    (folder / "worker-1").mkdir(parents=True)
+    processes = [start(addresses, 0, folder, kind, "4"), start(addresses, 1, folder / "worker-1", kind, "4", "10")]
+    (code, text), (killed, _) = finish(*processes)
+    assert killed == -signal.SIGKILL
+    assert code == 2 and text.startswith("error: a worker was lost: start all again")
+    assert len(json.loads((folder / "log.json").read_text())["history"]["loss"]) == 2  # epochs of 4 steps
+    resumed = train(2, folder, kind, "4")
+    for worker in resumed:
+        assert len(worker["losses"]) == 8
+        np.testing.assert_allclose(worker["losses"], whole[0]["losses"][8:], rtol=1e-4)
+        np.testing.assert_allclose(worker["history"], whole[0]["history"], rtol=1e-4)
+        np.testing.assert_allclose(worker["weights"], whole[0]["weights"], rtol=1e-3, atol=1e-5)
+    (single,) = train(1, folder, kind, "4")
+    assert len(single["losses"]) == 0, "what two workers have finished is finished for one"
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_workers(tmp_path):
+    """Slow: four processes load TensorFlow."""
+    whole = train(2, tmp_path / "whole", "forcing", "4")[0]
+    addresses, folder = cluster(1), tmp_path / "cut"
+    folder.mkdir()
+    assert finish(start(addresses, 0, folder, "forcing", "4", "10"))[0][0] == -signal.SIGKILL
+    resumed = train(2, folder, "forcing", "4")[1]
+    np.testing.assert_allclose(resumed["losses"], whole["losses"][8:], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_workers_that_do_not_meet_say_so(tmp_path):
+    """Slow: four processes load TensorFlow."""
+    absent, unequal = cluster(2), cluster(3)
+    first, second, third = finish(
+        start(absent, 0, tmp_path, "forcing", "1", TIMEOUT="15"),
+        start(unequal[:2], 0, tmp_path, "forcing", "1"),
+        start(unequal, 1, tmp_path, "forcing", "1"),
+    )
+    assert first[0] == 2 and "did not meet all of " + ", ".join(absent) in first[1]
+    for code, text in (second, third):
+        assert code == 2 and "lists of different lengths" in text
+
+
+@pytest.mark.slow
+def test_workers_with_other_settings_do_not_train(tmp_path):
+    """Slow: two processes load TensorFlow."""
+    addresses = cluster(2)
+    ends = finish(*(start(addresses, i, tmp_path, "forcing", "1", BATCH_SIZE=str(7 + i)) for i in range(2)))
+    for code, text in ends:
+        assert code == 2 and "same settings" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no JSON", "TF_CONFIG must be"),
+        ('{"cluster": {}}', "TF_CONFIG must be"),
+        (config(["a:1", "b:2"], 2), "there is no worker 2: the 2 workers are 0 to 1"),
+        ('{"cluster": {"chief": ["a:1"], "worker": ["b:2"]}, "task": {"index": 0}}', "TF_CONFIG must be"),
+        (config(["a:1", "a:1"], 0), "two workers have the same address"),
+        (config(["a:1", "b"], 0), "each worker is HOST:PORT"),
+    ],
+)
+def test_a_wrong_cluster_is_refused(content, message, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", content)
+    with pytest.raises(WorkerError, match=message):
+        connect()
+
+
+def test_without_a_cluster_there_is_one_worker(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert connect() is ONE and ONE.rows(3) == [0, 1, 2]
+    monkeypatch.setenv("TF_CONFIG", config(["a:1"], 0))
+    assert connect() is ONE
+
+
+@pytest.mark.slow
+def test_the_command_line_refuses_a_wrong_worker(capsys, monkeypatch):
+    """Slow: it starts notebook 02."""
+    monkeypatch.setenv("TF_CONFIG", "")  # so that it is as before afterwards
+    assert workers.main(["a:1,b:1", "2"]) == 2
+    assert capsys.readouterr().err.endswith("error: there is no worker 2: the 2 workers are 0 to 1\n")
