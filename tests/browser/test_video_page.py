@@ -74,7 +74,7 @@ def test_thumbnails_seek_and_the_row_of_the_moment_is_marked(visit, expected):
     page.keyboard.press("Enter")
     expect(rows.last).to_have_attribute("aria-current", "true")
     assert video.evaluate("video => video.currentTime") == pytest.approx(expected[-1].start, abs=0.05)
-    expect(page.locator("[aria-current]")).to_have_count(1)
+    expect(page.locator("#timeline [aria-current]")).to_have_count(1)
 
 
 def test_an_animation_is_shown_but_cannot_seek(visit):
