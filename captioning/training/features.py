@@ -59,7 +59,7 @@ class Features(Mapping):
             return row
         # Pages of a mapped file count as memory of the process until the system needs them. So read, and map nothing.
         start = self.array.offset + self.rows[name] * row.nbytes
-        return np.fromfile(self.array.filename, row.dtype, row.size, offset=start).reshape(row.shape)
+        return np.fromfile(str(self.array.filename), row.dtype, row.size, offset=start).reshape(row.shape)
 
     def __iter__(self):
         return iter(self.rows)
