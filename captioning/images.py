@@ -203,7 +203,7 @@ def _formats(start: bytes) -> tuple[str, ...]:
     """The formats to try. The HEIC decoder is loaded only for a file that may need it: it takes 50 ms and 20 MB."""
     if start[4:8] != b"ftyp":
         return FORMATS[:-1]
-    from pi_heif import register_heif_opener
+    from pillow_heif import register_heif_opener
 
     register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
     return FORMATS
