@@ -26,7 +26,7 @@ def bulk(*arguments, environment=()):
 
 
 def finish(process, code):
-    errors = process.communicate(timeout=300)[1]
+    errors = process.communicate(timeout=500)[1]
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     return errors
