@@ -18,12 +18,9 @@ try:
     from training_runs import new_decoder, new_run
 
     from captioning.training.self_critical import SelfCriticalTraining
-    from captioning.training.teacher_forcing import Distillation, Training
+    from captioning.training.teacher_forcing import Training
 
-    def distillation(*arguments, **settings):
-        return Distillation(new_decoder(seed=1), *arguments, **settings)
-
-    kinds = {"forcing": Training, "self-critical": SelfCriticalTraining, "distillation": distillation}
+    kinds = {"forcing": Training, "self-critical": SelfCriticalTraining}
     kind, folder, epochs, *death = sys.argv[1:]
     seed = workers.index  # the others' first weights must not count
     batch_size = int(os.environ.get("BATCH_SIZE", 7))

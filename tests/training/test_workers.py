@@ -60,15 +60,13 @@ def train(count, folder, *arguments, **environment) -> list[dict[str, np.ndarray
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "batch_size"), [("forcing", "7"), ("forcing", "23"), ("distillation", "7")])
-def test_two_workers_learn_what_one_does(kind, batch_size, tmp_path):
-    """Batches of 7 photos have unequal halves; after 23 of 24 photos, one worker has none.
+def test_two_workers_learn_what_one_does(tmp_path):
+    """A batch of 23 photos has unequal halves; after 23 of 24 photos, one worker has none.
 
     Slow: three processes load TensorFlow.
     """
-    epochs = "5" if batch_size == "7" else "10"
-    (one,) = train(1, tmp_path / "one", kind, epochs, BATCH_SIZE=batch_size)
-    two = train(2, tmp_path / "two", kind, epochs, BATCH_SIZE=batch_size)
+    (one,) = train(1, tmp_path / "one", "forcing", "10", BATCH_SIZE="23")
+    two = train(2, tmp_path / "two", "forcing", "10", BATCH_SIZE="23")
     assert len(one["losses"]) == 20 and one["losses"][-1] < 0.9 * one["losses"][0]
     for worker in two:
         np.testing.assert_allclose(worker["losses"], one["losses"], rtol=1e-3)
@@ -78,39 +76,34 @@ def test_two_workers_learn_what_one_does(kind, batch_size, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["forcing", "self-critical"])
-def test_a_worker_that_is_killed_costs_only_time(kind, tmp_path):
-    """The others stop with one sentence. All go on after the last epoch; so can a single one.
+def test_self_critical_training_on_two_workers(tmp_path):
+    """Their samples differ, their weights do not. Slow: two processes load TensorFlow."""
+    one, other = train(2, tmp_path, "self-critical", "1")
+    np.testing.assert_array_equal(one["weights"], other["weights"])
+    np.testing.assert_array_equal(one["losses"], other["losses"])
+    assert np.isfinite(one["losses"]).all() and len(one["losses"]) == 4
 
-    Slow: seven processes load TensorFlow.
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_only_time(tmp_path):
+    """The other stops with one sentence. A single worker then goes on after the last epoch, to the same end.
+
+    Slow: five processes load TensorFlow.
     """
-    whole = train(2, tmp_path / "whole", kind, "4")
+    whole = train(2, tmp_path / "whole", "forcing", "4")[0]
     addresses, folder = cluster(2), tmp_path / "cut"
     (folder / "worker-1").mkdir(parents=True)
-    processes = [start(addresses, 0, folder, kind, "4"), start(addresses, 1, folder / "worker-1", kind, "4", "10")]
+    processes = [
+        start(addresses, 0, folder, "forcing", "4"),
+        start(addresses, 1, folder / "worker-1", "forcing", "4", "10"),
+    ]
     (code, text), (killed, _) = finish(*processes)
     assert killed == -signal.SIGKILL
     assert code == 2 and text.startswith("error: a worker was lost: start all again")
     assert len(json.loads((folder / "log.json").read_text())["history"]["loss"]) == 2  # epochs of 4 steps
-    resumed = train(2, folder, kind, "4")
-    for worker in resumed:
-        assert len(worker["losses"]) == 8
-        np.testing.assert_allclose(worker["losses"], whole[0]["losses"][8:], rtol=1e-4)
-        np.testing.assert_allclose(worker["history"], whole[0]["history"], rtol=1e-4)
-        np.testing.assert_allclose(worker["weights"], whole[0]["weights"], rtol=1e-3, atol=1e-5)
-    (single,) = train(1, folder, kind, "4")
-    assert len(single["losses"]) == 0, "what two workers have finished is finished for one"
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_workers(tmp_path):
-    """Slow: four processes load TensorFlow."""
-    whole = train(2, tmp_path / "whole", "forcing", "4")[0]
-    addresses, folder = cluster(1), tmp_path / "cut"
-    folder.mkdir()
-    assert finish(start(addresses, 0, folder, "forcing", "4", "10"))[0][0] == -signal.SIGKILL
-    resumed = train(2, folder, "forcing", "4")[1]
+    (resumed,) = train(1, folder, "forcing", "4")
     np.testing.assert_allclose(resumed["losses"], whole["losses"][8:], rtol=1e-3)
+    np.testing.assert_allclose(resumed["history"], whole["history"], rtol=1e-3)
 
 
 @pytest.mark.slow
