@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,10 +68,11 @@ class Quick(Brightness):
     """Captions of the usual length at once: this is not about the model."""
 
     def caption_batch(self, images, **options):
-        results = super().caption_batch(images, **options)
-        for result in results:
-            result.alternatives[0].text = f"a dog of brightness {result.text} is running through the green grass"
-        return results
+        captions = [
+            replace(result, text=f"a dog of brightness {result.text} is running through the green grass")
+            for result in super().caption_batch(images, **options)
+        ]
+        return [replace(caption, alternatives=[caption]) for caption in captions]
 
 
 @pytest.fixture
