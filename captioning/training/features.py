@@ -114,8 +114,8 @@ def extract_features(
     Args:
         encoder: the encoder. A later run checks that its weights are the same.
         image_paths: image name → file.
-        path: ``…/features.pkl``. The array is ``features.npy`` beside it: float16 (N, R, D), memory-mapped, so that it
-            may be larger than memory.
+        path: ``…/features.pkl``. The array is ``features.npy`` beside it: float16 (N, R, D). Rows are read when they
+            are needed, so that it may be larger than memory.
         view: 0 for the photo itself, or the seed of a random augmentation (`captioning.training.augmentation`).
         encode: encodes pictures, in their order, instead of this process: `captioning.bulk.features.encode_on_ray`.
 
