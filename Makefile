@@ -30,9 +30,9 @@ train: .venv/train
 	done
 
 lock: .venv/dev
-	.venv/bin/uv pip compile --quiet requirements-dev.txt -o requirements-dev.lock
-	.venv/bin/uv pip compile --quiet -c requirements-dev.lock requirements.txt -o requirements.lock
-	.venv/bin/uv pip compile --quiet -c requirements-dev.lock requirements-serve.txt -o requirements-serve.lock
+	.venv/bin/uv pip compile --quiet --no-strip-extras requirements-dev.txt -o requirements-dev.lock
+	.venv/bin/uv pip compile --quiet --no-strip-extras -c requirements-dev.lock requirements.txt -o requirements.lock
+	.venv/bin/uv pip compile --quiet --no-strip-extras -c requirements-dev.lock requirements-serve.txt -o requirements-serve.lock
 
 .venv/serve: requirements-serve.lock | .venv/bin/python
 	$(PIP_INSTALL) -r $<
