@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from captioning.generator import Caption, CaptionGenerator
+from captioning.litert import CPU_COUNT
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +97,9 @@ class CaptionQueue:
         return self._worker.is_alive()
 
     def warm_up(self) -> None:
-        """Run the model once for each kind of batch, before the first photo is submitted."""
+        """Run the model on all cores together and on each core alone, before the first photo is submitted."""
         side = self.generator.config["image_size"]
-        for photos in (1, self.max_batch):  # alone, and one batch a core
+        for photos in (1, CPU_COUNT):
             self.generator.caption_batch([np.zeros((side, side, 3), np.uint8)] * photos, **self.options)
 
     def submit(

@@ -1,9 +1,17 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Without slow tests, files that hold nothing else are not imported: TensorFlow alone takes five seconds."""
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        return True if re.search("^pytestmark = .*slow", collection_path.read_text(), re.MULTILINE) else None
+    return None
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,9 @@
-"""The decoders as parameters of tests."""
+"""Decoders for tests."""
 
 import numpy as np
-import pytest
 
-from captioning.network.decoder import DECODERS, Decoder, build_decoder
+from captioning.network.decoder import Decoder, build_decoder
 from captioning.text import Tokenizer
-
-SHIPPED = "attention"
-EVERY_DECODER = [pytest.param(name, marks=[pytest.mark.slow] if name != SHIPPED else []) for name in DECODERS]
-"""With the others, a test is slow: each is built and compiled anew."""
 
 
 def decisive_decoder(name: str, tokenizer: Tokenizer, regions: int, depth: int) -> Decoder:

@@ -1,4 +1,7 @@
-"""The application as an operator starts it."""
+"""The application as an operator starts it.
+
+Slow: it starts programs.
+"""
 
 import json
 import re
@@ -12,6 +15,8 @@ import pytest
 from helpers import ROOT
 
 import app
+
+pytestmark = pytest.mark.slow
 
 HEAVY = {"h5py", "keras", "matplotlib", "nltk", "pandas", "tensorflow"}
 IMPORTED = """

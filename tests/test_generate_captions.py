@@ -43,7 +43,9 @@ def command(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_command_line_captions_the_good_and_reports_the_bad(photos):
+    """Slow: it starts a program."""
     result = command(photos)
     assert result.returncode == 1
     lines = [line.split("\t") for line in result.stdout.splitlines()]
@@ -101,7 +103,9 @@ def test_output_through_a_link(in_process, photos, tmp_path):
     assert "b.jpg" in "".join(read)
 
 
+@pytest.mark.slow
 def test_captions_are_written_into_metadata(in_process, tmp_path, capsys):
+    """Slow: it starts processes three times."""
     for name in ("a.jpg", "b.gif"):
         Image.new("RGB", (64, 48), "skyblue").save(tmp_path / name)
     jpeg, gif = (tmp_path / name for name in ("a.jpg", "b.gif"))
@@ -190,7 +194,9 @@ def test_wrong_usage_is_exit_code_2(arguments):
     assert exit.value.code == 2
 
 
+@pytest.mark.slow
 def test_language(in_process, photos, generator, capsys):
+    """Slow: it loads a search of each language."""
     for language in generator.languages:
         assert in_process([str(photos / "b.jpg"), "--language", language]) == 0
         expected = generator.caption(photos / "b.jpg", language=language).text
@@ -224,7 +230,9 @@ def test_awkward_names_survive(tmp_path):
 SHOTS = ((1, 1.0), (2, 1.0))
 
 
+@pytest.mark.slow
 def test_a_clip_gives_a_timeline(in_process, generator, tmp_path, capsys):
+    """Slow: it reads a clip."""
     path = tmp_path / "clip.mp4"
     path.write_bytes(clip(SHOTS))
     expected = generator.caption_video(path)

@@ -7,6 +7,7 @@ import pytest
 from helpers import Brightness, grey, keep_busy, picture, wait_until
 
 from captioning.batching import CaptionQueue, QueueFull
+from captioning.litert import CPU_COUNT
 
 
 @pytest.fixture
@@ -80,10 +81,10 @@ def test_a_batch_has_photos_of_all_groups_that_wait(queue):
     assert [text for text in done if text != "100"] == [str(n) for n in range(6)]
 
 
-def test_warm_up_runs_one_photo_and_the_largest_batch(queue):
+def test_warm_up_runs_one_photo_and_one_for_each_core(queue):
     generator = Brightness()
-    queue(generator, max_batch=8).warm_up()
-    assert generator.batches == [1, 8]
+    queue(generator).warm_up()
+    assert generator.batches == [1, CPU_COUNT]
 
 
 @pytest.mark.parametrize("option", ["max_batch", "max_waiting"])

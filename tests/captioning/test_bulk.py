@@ -1,4 +1,7 @@
-"""Bulk captions without Ray: what is found, what is missing, and what an actor writes."""
+"""Bulk captions without Ray: what is found, what is missing, and what an actor writes.
+
+Slow: it captions many photos and starts processes.
+"""
 
 import json
 import os
@@ -15,6 +18,8 @@ import pandas  # noqa: E402
 
 from captioning.bulk import BulkError, actor, shards, sources  # noqa: E402
 from captioning.bulk.__main__ import main  # noqa: E402
+
+pytestmark = pytest.mark.slow
 
 MODEL = ROOT / "artifacts"
 OPTIONS = {"beam_width": 2, "language": "en"}

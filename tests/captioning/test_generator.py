@@ -48,9 +48,13 @@ def test_batch_gives_what_single_photos_give(generator, path):
     assert generator.caption_batch([]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [5, 10, 13])
 def test_batches_of_all_sizes_give_what_single_photos_give(generator, number):
-    """The search takes five photos together on each core, and the rest one by one."""
+    """The search takes five photos together on each core, and the rest one by one.
+
+    Slow: it captions 28 photos twice.
+    """
     photos = [picture(n) for n in range(number)]
     alone = [generator.caption(photo).text for photo in photos]
     assert [caption.text for caption in generator.caption_batch(photos)] == alone
@@ -76,7 +80,9 @@ def test_more_alternatives_than_the_beam_width_widen_the_beam(generator):
     assert [a.text for a in generator.caption(picture(), 2, 5).alternatives] == [a.text for a in wide.alternatives]
 
 
+@pytest.mark.slow
 def test_several_threads_may_use_it(generator):
+    """Slow: it captions many photos."""
     photos = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (40, 50, 3), np.uint8)) for n in range(4)]
     alone = [generator.caption(photo).text for photo in photos]
     with ThreadPoolExecutor(4) as threads:

@@ -1,4 +1,7 @@
-"""Pictures are opened in worker processes: the same photos as without, and no picture harms more than its worker."""
+"""Pictures are opened in worker processes: the same photos as without, and no picture harms more than its worker.
+
+Slow: it starts processes and lets pictures reach the limits.
+"""
 
 import gc
 import io
@@ -22,6 +25,8 @@ from PIL import Image
 from captioning import image_workers, images
 from captioning.image_workers import ImageWorkers
 from captioning.images import ImageError, Photo, open_photo, read_image, resize_image
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(image_workers.__file__).parents[1]
 PHOTO = hostile_images.small("JPEG")
@@ -165,7 +170,6 @@ def test_a_hostile_picture_is_answered(workers, name):
         assert found.kind in ("unsupported", "too large", "damaged")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_a_slow_hostile_picture_is_answered(name):
     """Slow because each picture takes seconds of a processor, up to the limit."""
@@ -183,7 +187,6 @@ def test_a_slow_hostile_picture_is_answered(name):
     assert used < 3.5  # of the picture, the next one, and the start of a new worker
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_picture_is_opened_and_its_memory_comes_back(name):
     """Slow because pictures of 49 million pixels take seconds to make."""
@@ -235,7 +238,6 @@ print(json.dumps([before, after, max(peaks), len(turns)]))
 """
 
 
-@pytest.mark.slow
 def test_memory_of_server_and_workers(tmp_path):
     """Slow because it opens 200 hostile pictures and the large ones, two at a time."""
     for number, make in enumerate([*QUICK.values(), *LARGE.values()]):

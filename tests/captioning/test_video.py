@@ -54,7 +54,9 @@ def test_cuts_and_key_frames(name):
         assert Image.open(io.BytesIO(shot.thumbnail.jpeg)).size == shot.thumbnail[1:]
 
 
+@pytest.mark.slow
 def test_captions_are_those_of_the_frames(generator, tmp_path):
+    """Slow: it captions a clip."""
     path = tmp_path / "clip.mp4"
     path.write_bytes(clip(SHOTS))
     segments = generator.caption_video(path)
@@ -182,8 +184,10 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_bad_file_is_a_sentence(name, tmp_path):
+    """Slow: some files reach the limits of time."""
     make, message = HOSTILE[name]
     (tmp_path / "clip").write_bytes(make())
     before = psutil.Process().num_fds()
@@ -193,8 +197,9 @@ def test_a_bad_file_is_a_sentence(name, tmp_path):
     assert psutil.Process().num_fds() == before
 
 
+@pytest.mark.slow
 def test_wrong_bytes_in_the_middle_do_no_harm(tmp_path):
-    """They give shots or a sentence, never anything else."""
+    """They give shots or a sentence, never anything else. Slow: it reads many clips."""
     random = np.random.default_rng(0)
     seeds = [clip(SHOTS), clip(SHOTS, "webm", "libvpx"), animation(SHOTS, "WEBP"), animation(SHOTS[:1], "GIF")]
     found = set()

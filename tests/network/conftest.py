@@ -1,13 +1,13 @@
 import pytest
 
-from captioning.network.decoder import build_decoder
-from captioning.network.saving import save_model
-from captioning.text import Tokenizer
-
 
 @pytest.fixture(scope="session")
 def keras_folder(tiny_encoder, tmp_path_factory):
     """A whole, tiny, untrained model in English and German, not exported."""
+    from captioning.network.decoder import build_decoder
+    from captioning.network.saving import save_model
+    from captioning.text import Tokenizer
+
     folder = tmp_path_factory.mktemp("keras")
     captions = {"en": ["a dog runs"], "de": ["ein Hund läuft weg"]}
     tokenizers = {language: Tokenizer.fit(texts, 1, language) for language, texts in captions.items()}

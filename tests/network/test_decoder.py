@@ -1,15 +1,19 @@
-"""The decoders, with tiny random ones."""
+"""The decoders, with tiny random ones.
+
+Slow: it builds decoders with TensorFlow.
+"""
 
 import keras
 import numpy as np
 import pytest
-from decoders import EVERY_DECODER
 from keras import ops
 
-from captioning.network.decoder import build_decoder
+from captioning.network.decoder import DECODERS, build_decoder
+
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=EVERY_DECODER)
+@pytest.fixture(scope="module", params=DECODERS)
 def decoder(request):
     return build_decoder(request.param, 11, 4, 6, units=8)
 

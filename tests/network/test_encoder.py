@@ -1,4 +1,7 @@
-"""The encoder, with random weights."""
+"""The encoder, with random weights.
+
+Slow: it builds networks with TensorFlow.
+"""
 
 import h5py
 import keras
@@ -9,16 +12,17 @@ from encoders import randomise_normalisation
 from captioning.network.encoder import ENCODERS, Encoder, fold_batch_normalisation
 from captioning.network.export import quantized_encoder
 
+pytestmark = pytest.mark.slow
+
 SIZE = 64
 
 
-@pytest.fixture(scope="module", params=["mobilenet", pytest.param("resnet50", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["mobilenet", "resnet50"])
 def encoder(request, tiny_encoder):
     """Slow for the large network."""
     return tiny_encoder if request.param == "mobilenet" else Encoder("resnet50", image_size=SIZE)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "grid", "depth", "range_"), [
     ("resnet50", 224, (7, 7), 2048, (-124, 152)),
     ("densenet201", 224, (7, 7), 1920, (-3, 3)),

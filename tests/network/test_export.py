@@ -1,4 +1,7 @@
-"""Keras models converted to LiteRT, and what the folder then holds."""
+"""Keras models converted to LiteRT, and what the folder then holds.
+
+Slow: it converts models.
+"""
 
 import logging
 import shutil
@@ -9,24 +12,27 @@ import tarfile
 import numpy as np
 import pytest
 import tensorflow as tf
-from decoders import EVERY_DECODER, decisive_decoder
+from decoders import decisive_decoder
 from helpers import ROOT, picture
 
 from captioning.artifacts import EXPORTED, ArtifactError, check_manifest, write_manifest
 from captioning.exported import ExportedSearch
 from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, CaptionGenerator
 from captioning.network import export
+from captioning.network.decoder import DECODERS
 from captioning.network.multilingual import MultilingualDecoder
 from captioning.network.saving import load_model, save_model
 from captioning.network.search import make_search
 from captioning.text import Tokenizer
+
+pytestmark = pytest.mark.slow
 
 TOKENIZER = Tokenizer.fit(["a in on dog cat runs sits"], 1)
 REGIONS, DEPTH, LENGTH, POWER = 4, 6, 6, 0.7
 FEATURES = np.random.default_rng(1).normal(size=(11, REGIONS, DEPTH)).astype("float32")
 
 
-@pytest.fixture(scope="module", params=EVERY_DECODER)
+@pytest.fixture(scope="module", params=DECODERS)
 def decoder(request):
     return decisive_decoder(request.param, TOKENIZER, REGIONS, DEPTH)
 
@@ -61,14 +67,12 @@ def test_exported_search_finds_what_keras_finds(decoder, search):
     check_same_as_keras(decoder, search, 2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 8])
 def test_exported_search_finds_what_keras_finds_for_more_beam_widths(decoder, search, width):
     """Slow: a conversion and a compilation each."""
     check_same_as_keras(decoder, search, width)
 
 
-@pytest.mark.slow
 def test_an_exported_beam_is_at_most_as_wide_as_the_vocabulary(decoder, search):
     """Seven words and the end. Slow: a conversion."""
     assert search(FEATURES, MAX_BEAM_WIDTH, "en").tokens.shape == (len(FEATURES), 8, LENGTH)
@@ -109,7 +113,6 @@ def folder(exported_folder, tmp_path):
     return shutil.copytree(exported_folder, tmp_path / "artifacts")
 
 
-@pytest.mark.slow
 def test_an_exported_folder_captions_as_its_keras_models_do(folder):
     """Slow: it runs the search without compiling it."""
     encoder, decoders, tokenizers, config = load_model(folder)
@@ -171,7 +174,6 @@ def test_the_archive_that_ships_has_a_search_for_each_beam_width():
     ]
 
 
-@pytest.mark.slow
 def test_a_folder_with_keras_models_only_is_converted_when_it_is_loaded(keras_folder, exported_folder, caplog):
     """One line of warning says how to export. Slow: a conversion."""
     caplog.set_level(logging.WARNING)
@@ -185,7 +187,6 @@ def test_a_folder_with_keras_models_only_is_converted_when_it_is_loaded(keras_fo
     assert not any((keras_folder / name).exists() for name in EXPORTED)
 
 
-@pytest.mark.slow
 def test_the_command_exports_a_folder_for_every_beam_width(keras_folder, tmp_path, capsys, monkeypatch):
     """Up to 3, because a conversion takes seconds. Slow: twelve conversions."""
     monkeypatch.setattr(export, "MAX_BEAM_WIDTH", 3)
@@ -210,7 +211,6 @@ def test_the_command_with_a_folder_that_is_not_there(tmp_path, capsys):
     assert error.startswith("error: ") and "nowhere" in error and error.count("\n") == 1
 
 
-@pytest.mark.slow
 def test_the_command_in_a_shell():
     """Slow: it imports TensorFlow."""
     command = [sys.executable, "-m", "captioning.network.export"]

@@ -1,4 +1,7 @@
-"""Save and load the Keras models of a folder."""
+"""Save and load the Keras models of a folder.
+
+Slow: it builds models with TensorFlow.
+"""
 
 import shutil
 
@@ -10,6 +13,8 @@ from captioning.artifacts import EXPORTED, ArtifactError, read_pickle, write_man
 from captioning.network.multilingual import MultilingualDecoder
 from captioning.network.saving import load_model, save_model
 from captioning.text import Tokenizer
+
+pytestmark = pytest.mark.slow
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
 

@@ -1,24 +1,28 @@
-"""Beam search and sampling, compared with the decoder step by step."""
+"""Beam search and sampling, compared with the decoder step by step.
+
+Slow: it searches with TensorFlow.
+"""
 
 import itertools
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from decoders import EVERY_DECODER, decisive_decoder
+from decoders import decisive_decoder
 from keras import ops
 
-from captioning.network.decoder import build_decoder
+from captioning.network.decoder import DECODERS, build_decoder
 from captioning.network.search import make_sampler, make_search
 from captioning.text import Tokenizer
 
-pytestmark = pytest.mark.usefixtures("uncompiled")  # one test compares them with the compiled ones
+# One test compares the functions with the compiled ones.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("uncompiled")]
 
 TOKENIZER = Tokenizer.fit(["a in on"], minimum_count=1)  # function words, which may be repeated
 REGIONS, DEPTH = 4, 6
 
 
-@pytest.fixture(scope="module", params=EVERY_DECODER)
+@pytest.fixture(scope="module", params=DECODERS)
 def decoder(request):
     return decisive_decoder(request.param, TOKENIZER, REGIONS, DEPTH)
 
@@ -89,7 +93,6 @@ def test_batch_gives_what_single_images_give(decoder, features, search):
             np.testing.assert_allclose(alone.attention[0], together.attention[b], atol=1e-5)
 
 
-@pytest.mark.slow
 def test_compiled_search_gives_what_uncompiled_search_gives(decoder, features, search):
     """Also when the weights change later. Slow: it compiles."""
     tf.config.run_functions_eagerly(False)

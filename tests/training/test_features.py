@@ -1,4 +1,7 @@
-"""Features of all pictures of a data set."""
+"""Features of all pictures of a data set.
+
+Slow: it converts an encoder.
+"""
 
 import numpy as np
 import pytest
@@ -7,6 +10,8 @@ from PIL import Image
 from captioning.artifacts import ArtifactError
 from captioning.training import features as features_module
 from captioning.training.features import extract_features, load_features, read_batches
+
+pytestmark = pytest.mark.slow
 
 SIZE = 64
 

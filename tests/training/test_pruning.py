@@ -1,10 +1,15 @@
-"""Narrower decoders."""
+"""Narrower decoders.
+
+Slow: it builds decoders with TensorFlow.
+"""
 
 import numpy as np
 import pytest
 
 from captioning.network.decoder import build_decoder
 from captioning.training.pruning import prune
+
+pytestmark = pytest.mark.slow
 
 VOCABULARY, REGIONS, DEPTH, UNITS, WIDE = 11, 4, 7, 6, 10
 UNIT_PLACES = np.array([0, 2, 4, 5, 8, 9])  # the first half of them in the first half

@@ -1,4 +1,7 @@
-"""Self-critical training, with a tiny decoder."""
+"""Self-critical training, with a tiny decoder.
+
+Slow: it trains with TensorFlow.
+"""
 
 import numpy as np
 import pytest
@@ -9,8 +12,9 @@ from captioning.network.search import make_search
 from captioning.training.self_critical import SelfCriticalTraining, match_length
 from captioning.training.teacher_forcing import Training
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_self_critical_training_raises_the_reward(tmp_path):
     """Slow: two runs."""
     decoder = new_decoder()
@@ -27,7 +31,6 @@ def test_self_critical_training_raises_the_reward(tmp_path):
     assert mean_reward() > before
 
 
-@pytest.mark.slow
 def test_captions_become_as_long_as_those_of_people_but_one_word(uncompiled):
     """Slow: twenty searches without compilation."""
     decoder, features = new_decoder(), new_features()

@@ -1,4 +1,7 @@
-"""Teacher forcing and distillation, with a tiny decoder."""
+"""Teacher forcing and distillation, with a tiny decoder.
+
+Slow: it trains with TensorFlow.
+"""
 
 import keras
 import numpy as np
@@ -15,6 +18,8 @@ from captioning.training.datasets import load_dataset
 from captioning.training.features import Features
 from captioning.training.self_critical import SelfCriticalTraining
 from captioning.training.teacher_forcing import Distillation, Training, caption_batches, caption_loss
+
+pytestmark = pytest.mark.slow
 
 
 def test_batches_hold_every_image_once_and_its_captions():
@@ -55,7 +60,6 @@ def test_padding_has_no_gradient():
     assert (gradient[0, :2] != 0).all()
 
 
-@pytest.mark.slow
 def test_training_learns_and_keeps_the_best_epoch(tmp_path):
     """Slow: it compiles and trains a decoder."""
     training = new_run(Training, tmp_path, epochs=20, label_smoothing=0.0)
@@ -67,7 +71,6 @@ def test_training_learns_and_keeps_the_best_epoch(tmp_path):
         assert WORDS[int(name[:-4]) % 3] in caption
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cls", [Training, SelfCriticalTraining])
 def test_training_uses_all_views_and_validates_on_the_whole_photo(cls, uncompiled, tmp_path):
     """Slow: two compilations."""
@@ -81,7 +84,6 @@ def test_training_uses_all_views_and_validates_on_the_whole_photo(cls, uncompile
     assert training.validate()["val_loss"] == without_views.validate()["val_loss"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cls", [Training, SelfCriticalTraining])
 def test_an_interrupted_run_ends_as_a_whole_one(cls, uncompiled, tmp_path):
     """With dropout, too. Slow: three runs."""
@@ -99,7 +101,6 @@ def test_an_interrupted_run_ends_as_a_whole_one(cls, uncompiled, tmp_path):
     assert resumed["loss"] == pytest.approx(whole["loss"], rel=1e-3)
 
 
-@pytest.mark.slow
 def test_other_settings_start_from_the_beginning(uncompiled, tmp_path):
     """Slow: three runs."""
     new_run(Training, tmp_path, epochs=1).run()
@@ -111,7 +112,6 @@ def test_other_settings_start_from_the_beginning(uncompiled, tmp_path):
     assert epochs == [0, 1]
 
 
-@pytest.mark.slow
 def test_fine_tuning_changes_every_stage_of_the_encoder(uncompiled, tmp_path):
     """Slow: it trains a ResNet50."""
     dataset = load_dataset(draw_dataset(tmp_path, images=10, size=32))
@@ -137,7 +137,6 @@ def weight(encoder: keras.Model, path: str):
     return next(w for w in encoder.trainable_variables if w.path.endswith(path))
 
 
-@pytest.mark.slow
 def test_distillation_makes_a_decoder_similar_to_its_teacher(tmp_path):
     """Slow: two runs."""
     teacher = new_run(Training, tmp_path / "teacher")

@@ -1,14 +1,18 @@
-"""The word prior."""
+"""The word prior.
+
+Slow: it builds decoders with TensorFlow.
+"""
 
 import numpy as np
 import pytest
-from decoders import EVERY_DECODER
 
 from captioning.languages import LANGUAGES
-from captioning.network.decoder import build_decoder
+from captioning.network.decoder import DECODERS, build_decoder
 from captioning.text import Tokenizer
 from captioning.training.features import Features
 from captioning.training.word_prior import RIDGE, fit_word_prior
+
+pytestmark = pytest.mark.slow
 
 REGIONS, DEPTH, PHOTOS = 4, 6, 700  # more than a batch of `fit_word_prior`
 WORDS = ["red", "green", "blue", "dog", "ball"]
@@ -24,7 +28,7 @@ FEATURES = Features(ARRAY, {name: i for i, name in enumerate(CAPTIONS)}, {})
 TOKENIZER = Tokenizer.fit([c for cs in CAPTIONS.values() for c in cs], 1)
 
 
-@pytest.fixture(params=EVERY_DECODER)
+@pytest.fixture(params=DECODERS)
 def decoder(request):
     return build_decoder(request.param, len(TOKENIZER), REGIONS, DEPTH, units=8)
 

@@ -59,20 +59,27 @@ def train(count, folder, *arguments, **environment) -> list[dict[str, np.ndarray
     return [dict(np.load(each / f"end-{i}.npz")) for i, each in enumerate(folders)]
 
 
-@pytest.mark.slow
-def test_two_workers_learn_what_one_does(tmp_path):
-    """A batch of 23 photos has unequal halves; after 23 of 24 photos, one worker has none.
+BATCH = {"BATCH_SIZE": "23"}
+"""It has unequal halves. For the last of the 24 photos, there is only one worker."""
 
-    Slow: three processes load TensorFlow.
-    """
-    (one,) = train(1, tmp_path / "one", "forcing", "10", BATCH_SIZE="23")
-    two = train(2, tmp_path / "two", "forcing", "10", BATCH_SIZE="23")
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder and the ends of a training of 20 steps, 2 an epoch, with two workers."""
+    folder = tmp_path_factory.mktemp("two")
+    return folder, train(2, folder, "forcing", "10", **BATCH)
+
+
+@pytest.mark.slow
+def test_two_workers_learn_what_one_does(two, tmp_path):
+    """Slow: three processes load TensorFlow."""
+    (one,), (folder, two) = train(1, tmp_path, "forcing", "10", **BATCH), two
     assert len(one["losses"]) == 20 and one["losses"][-1] < 0.9 * one["losses"][0]
     for worker in two:
         np.testing.assert_allclose(worker["losses"], one["losses"], rtol=1e-3)
     for key in ("losses", "weights"):
         np.testing.assert_array_equal(two[0][key], two[1][key])
-    assert not list((tmp_path / "two" / "worker-1").glob("*.json")), "only the first worker writes"
+    assert not list((folder / "worker-1").glob("*.json")), "only the first worker writes"
 
 
 @pytest.mark.slow
@@ -85,24 +92,23 @@ def test_self_critical_training_on_two_workers(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_costs_only_time(tmp_path):
+def test_a_worker_that_is_killed_costs_only_time(two, tmp_path):
     """The other stops with one sentence. A single worker then goes on after the last epoch, to the same end.
 
     Slow: five processes load TensorFlow.
     """
-    whole = train(2, tmp_path / "whole", "forcing", "4")[0]
-    addresses, folder = cluster(2), tmp_path / "cut"
-    (folder / "worker-1").mkdir(parents=True)
+    addresses, (_, (whole, _)) = cluster(2), two
+    (tmp_path / "worker-1").mkdir()
     processes = [
-        start(addresses, 0, folder, "forcing", "4"),
-        start(addresses, 1, folder / "worker-1", "forcing", "4", "10"),
+        start(addresses, 0, tmp_path, "forcing", "10", **BATCH),
+        start(addresses, 1, tmp_path / "worker-1", "forcing", "10", "13", **BATCH),
     ]
     (code, text), (killed, _) = finish(*processes)
     assert killed == -signal.SIGKILL
     assert code == 2 and text.startswith("error: a worker was lost: start all again")
-    assert len(json.loads((folder / "log.json").read_text())["history"]["loss"]) == 2  # epochs of 4 steps
-    (resumed,) = train(1, folder, "forcing", "4")
-    np.testing.assert_allclose(resumed["losses"], whole["losses"][8:], rtol=1e-3)
+    assert len(json.loads((tmp_path / "log.json").read_text())["history"]["loss"]) == 6
+    (resumed,) = train(1, tmp_path, "forcing", "10", **BATCH)
+    np.testing.assert_allclose(resumed["losses"], whole["losses"][12:], rtol=1e-3)
     np.testing.assert_allclose(resumed["history"], whole["history"], rtol=1e-3)
 
 
@@ -111,7 +117,7 @@ def test_workers_that_do_not_meet_say_so(tmp_path):
     """Slow: four processes load TensorFlow."""
     absent, unequal = cluster(2), cluster(3)
     first, second, third = finish(
-        start(absent, 0, tmp_path, "forcing", "1", TIMEOUT="15"),
+        start(absent, 0, tmp_path, "forcing", "1", TIMEOUT="5"),
         start(unequal[:2], 0, tmp_path, "forcing", "1"),
         start(unequal, 1, tmp_path, "forcing", "1"),
     )

@@ -136,7 +136,9 @@ def test_a_wrong_metrics_address_is_named(value, monkeypatch, capsys):
     assert "CAPTIONER_METRICS_LISTEN" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_used_metrics_port_is_named(monkeypatch, capsys):
+    """Slow: it starts the app."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         monkeypatch.setenv("CAPTIONER_METRICS_LISTEN", f"127.0.0.1:{listener.getsockname()[1]}")
         assert main(["--port", "0"]) == 2
@@ -246,7 +248,9 @@ def test_without_its_variables_opentelemetry_is_not_imported():
 # Slow uploads
 
 
+@pytest.mark.slow
 def test_an_upload_that_takes_too_long_is_closed(make_app):
+    """Slow: it waits for time-outs."""
     app = make_app(UPLOAD_TIMEOUT=1)
     with Serving(app) as (server, address), slow_uploads(address, 3) as slow, connect(address) as patient:
         patient.sendall(raw_request(picture()))
