@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +27,7 @@ from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATC
 from captioning.html_alt import HtmlError, find_images, insert_drafts, local_path
 from captioning.image_workers import ImageWorkers, Photo
 from captioning.images import SUFFIXES, ImageError
-from captioning.litert import CPU_COUNT
+from captioning.litert import CPU_COUNT, make_batches, parallel_map
 from captioning.metadata import MetadataError, write_metadata
 from captioning.shots import Progress
 from captioning.text import sentence
@@ -34,8 +35,6 @@ from captioning.video import SUFFIXES as CLIP_SUFFIXES
 from captioning.video import VideoError
 
 __all__ = ["Caption", "CaptionGenerator"]
-
-CHUNK = 8 * CPU_COUNT * SEARCH_BATCH  # photos that are read in advance
 
 CLIP_ONLY = ("vtt", "srt")  # formats
 
@@ -59,8 +58,8 @@ def caption_files(
 ) -> Iterator[Result]:
     """Caption photos in their order. ``workers`` read them; ``options`` are those of `CaptionGenerator.caption`."""
 
-    def submit(chunk: Sequence[Path]) -> Reading:
-        return [(path, workers.submit(path, size=generator.config["image_size"])) for path in chunk]
+    def read(batch: Sequence[Path]) -> Reading:
+        return [(path, workers.submit(path, size=generator.config["image_size"])) for path in batch]
 
     def caption(reading: Reading) -> list[Result]:
         images, errors = {}, {}
@@ -73,12 +72,7 @@ def caption_files(
         found = dict(zip(images, captions, strict=True))
         return [(path, found.get(path), errors.get(path)) for path, _ in reading]
 
-    reading: Reading = []
-    for start in range(0, len(photos), CHUNK):
-        following = submit(photos[start : start + CHUNK])
-        yield from caption(reading)
-        reading = following
-    yield from caption(reading)
+    return chain.from_iterable(parallel_map(caption, map(read, make_batches(photos, SEARCH_BATCH))))
 
 
 def write_segments(segments: Sequence[Segment], path: Path, kind: str, output: IO[str]) -> None:

@@ -1,4 +1,4 @@
-"""Dynamic batching: a bounded queue collects the photos of many threads, one worker captions them in batches.
+"""Dynamic batching: a bounded queue collects the photos of many threads and captions them in batches on all cores.
 
 queue = CaptionQueue(generator)
 queue.warm_up()
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from captioning.generator import Caption, CaptionGenerator
-from captioning.litert import CPU_COUNT
+from captioning.generator import SEARCH_BATCH, Caption, CaptionGenerator
+from captioning.litert import CPU_COUNT, on_one_core
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +40,16 @@ class _Request:
 class CaptionQueue:
     """Captions the photos of many threads in batches, with the same captions as one by one.
 
-    A batch is what has arrived while the batch before it was computed, so that it grows with the load. All photos of a
-    batch have the same options. If several groups wait, a batch has one photo of each: a request with many photos does
-    not delay one with a single photo. After `warm_up`, no request with the queue's own beam width waits for the model
-    to load. An exception fails its own batch only.
+    A photo that arrives alone is computed by all cores together. If several wait, each core that is free takes a batch
+    of its share, so that batches grow with the load. All photos of a batch have the same options. If several groups
+    wait, a batch has at most one photo of each: a request with many photos does not delay one with a single photo.
+    After `warm_up`, no request with the queue's own beam width waits for the model to load. An exception fails its own
+    batch only.
 
     Args:
         beam_width, alternatives: as for `CaptionGenerator.caption`.
-        max_batch: photos in the largest batch.
-        max_wait: seconds that a photo waits for others when the worker is idle.
+        max_batch: photos in the largest batch, which one core computes.
+        max_wait: seconds that a photo waits for others when all cores are idle.
         max_waiting: photos that may wait; one more is `QueueFull`.
         on_batch: called with the size of each batch and the seconds it took.
 
@@ -62,7 +63,7 @@ class CaptionQueue:
         generator: CaptionGenerator,
         beam_width: int = 3,
         alternatives: int = 1,
-        max_batch: int = 20,
+        max_batch: int = SEARCH_BATCH,
         max_wait: float = 0.0,
         max_waiting: int = 64,
         on_batch: Callable[[int, float], None] | None = None,
@@ -78,13 +79,14 @@ class CaptionQueue:
         self.max_batch, self.max_wait, self.max_waiting = max_batch, max_wait, max_waiting
         self.failed, self.failing = 0, False
         self._waiting: list[_Request] = []
+        self._running = 0  # batches
         self._changed = threading.Condition()
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="captions", daemon=True)
         self._worker.start()
 
     def __len__(self) -> int:
-        """Photos that wait, those in the running batch not counted."""
+        """Photos that wait, those in running batches not counted."""
         return len(self._waiting)
 
     @property
@@ -134,19 +136,29 @@ class CaptionQueue:
 
     def _work(self) -> None:
         while batch := self._next_batch():
-            self._answer(batch)
+            if len(batch) == 1 and self._running == 1:
+                self._answer(batch)
+            else:
+                on_one_core(self._answer, batch)
 
     def _next_batch(self) -> list[_Request]:
-        """Wait for photos; an empty list when the queue is closed and all is done."""
+        """Wait for photos and a free core; an empty list when the queue is closed and all is done."""
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                if self.max_wait:
+                self._changed.wait_for(self._has_work)
+                if self.max_wait and not self._running:
                     self._changed.wait_for(lambda: self._closed or len(self._waiting) >= self.max_batch, self.max_wait)
                 self._waiting = [request for request in self._waiting if not _dropped(request)]
                 batch = [request for request in self._take() if request.answer.set_running_or_notify_cancel()]
-                if batch or (self._closed and not self._waiting):
+                if batch:
+                    self._running += 1
                     return batch
+                if self._closed and not self._waiting and not self._running:
+                    return []
+
+    def _has_work(self) -> bool:
+        """Whether a batch can be taken, or the queue has come to its end."""
+        return self._running < CPU_COUNT if self._waiting else self._closed and not self._running
 
     def _take(self) -> list[_Request]:
         """Take a batch out of the waiting photos; groups that got their turn go to the end of the queue."""
@@ -156,7 +168,8 @@ class CaptionQueue:
         first_of_group = {request.group: request for request in reversed(candidates)}
         if len(first_of_group) > 1:
             candidates = [request for request in candidates if request is first_of_group[request.group]]
-        batch = candidates[: self.max_batch]
+        share = -(-len(candidates) // (CPU_COUNT - self._running))  # of each free core
+        batch = candidates[: min(share, self.max_batch)]
         served = {request.group for request in batch}
         rest = [request for request in self._waiting if request not in batch]
         self._waiting = sorted(rest, key=lambda request: request.group in served)
@@ -167,16 +180,21 @@ class CaptionQueue:
         try:
             images = [request.image for request in batch]
             captions = self.generator.caption_batch(images, **batch[0].options)
+            self.failing = False
             for request, caption in zip(batch, captions, strict=True):
                 request.answer.set_result(caption)
-            self.failing = False
         except BaseException as error:  # the next batch may succeed
             log.exception("A batch of %d photos failed", len(batch))
-            self.failed, self.failing = self.failed + 1, True
+            with self._changed:
+                self.failed, self.failing = self.failed + 1, True
             for request in batch:
                 if not request.answer.done():
                     request.answer.set_exception(error)
-        self.on_batch(len(batch), time.perf_counter() - start)
+        finally:
+            self.on_batch(len(batch), time.perf_counter() - start)
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
 
 
 def _dropped(request: _Request) -> bool:

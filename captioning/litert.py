@@ -10,10 +10,12 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -39,6 +41,7 @@ def count_cores() -> int:
 
 CPU_COUNT = count_cores()
 MAX_THREADS = 8  # of one interpreter; more are not faster
+AHEAD = 4  # items per core that `parallel_map` takes in advance
 
 _has_started, _starting = False, threading.Lock()
 _thread = threading.local()
@@ -50,9 +53,33 @@ def cores() -> int:
     return 1 if getattr(_thread, "is_worker", False) else CPU_COUNT
 
 
-def parallel_map(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """``map`` with one thread per core. A single item is computed by the calling thread, with all cores."""
-    return map(function, items) if len(items) == 1 or cores() == 1 else _workers.map(function, items)
+def on_one_core(function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+    """Call a function in another thread, which uses one core. There is a thread for each core."""
+    return _workers.submit(function, *arguments)
+
+
+def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """``map`` with one thread per core. A single item is computed by the calling thread, with all cores.
+
+    Items are taken from an iterator only shortly before they are needed.
+    """
+    items = iter(items)
+    first = list(islice(items, 2))
+    return map(function, chain(first, items)) if len(first) == 1 or cores() == 1 else _stream(function, first, items)
+
+
+def _stream(function: Callable[[Item], Result], first: list[Item], items: Iterator[Item]) -> Iterator[Result]:
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in chain(first, items):
+            waiting.append(on_one_core(function, item))
+            if len(waiting) > AHEAD * CPU_COUNT:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def make_batches(items: Items, batch_size: int) -> list[Items]:

@@ -12,6 +12,7 @@ from flask import Flask
 from waitress.channel import HTTPChannel
 from waitress.task import ErrorTask
 
+from captioning.litert import CPU_COUNT
 from web.model import reload_in_background
 
 
@@ -31,16 +32,16 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
     Why waitress: one process holds one model and one queue. Waitress reads a whole request before it takes a thread,
     so slow clients cost none, and it reports when a client has gone.
 
-    A request that waits for a caption holds a thread. So there is a thread for each photo in the queue and in two
-    batches, and some more to read photos, refuse requests and answer probes. A request of up to twice the allowed size
-    is read to its end, because browsers show the error page only then.
+    A request that waits for a caption holds a thread. So there is a thread for each photo in the queue and in a batch
+    on each core, and some more to read photos, refuse requests and answer probes. A request of up to twice the allowed
+    size is read to its end, because browsers show the error page only then.
     """
     in_memory = 2 * app.config["MAX_CONTENT_LENGTH"]
     clip = app.config["VIDEO_BYTES"] + 2**16 if app.config["VIDEO_JOBS"] else 0
     server = waitress.create_server(
         app,
         sockets=[listener],
-        threads=app.config["QUEUE_LENGTH"] + 2 * app.config["MAX_BATCH"] + 8,
+        threads=app.config["QUEUE_LENGTH"] + CPU_COUNT * app.config["MAX_BATCH"] + 8,
         connection_limit=1000,
         asyncore_use_poll=True,  # more than 1024 open files
         channel_request_lookahead=1,  # notices during a request that the client has gone

@@ -13,8 +13,8 @@ DEFAULTS = {
     "MAX_CONTENT_LENGTH": 32 * 2**20,  # bytes of all photos in a request
     "MAX_PHOTOS": 20,  # in a request
     "MAX_FORM_PARTS": 100,  # files and other fields in a request
-    "MAX_BATCH": 20,  # photos that the model computes together
-    "BATCH_WAIT": 0,  # seconds that a photo waits for others when the model is idle
+    "MAX_BATCH": 5,  # photos that a core computes together
+    "BATCH_WAIT": 0,  # seconds that a photo waits for others when all cores are idle
     "QUEUE_LENGTH": 64,  # photos that wait for the model; one more is refused (503)
     "REQUEST_TIMEOUT": 30,  # seconds until a request is refused (503)
     "UPLOAD_TIMEOUT": 300,  # seconds until a connection whose request has not fully arrived is closed
