@@ -14,12 +14,13 @@ export function chosenFiles(input) {
  */
 export async function fileKeys(items) {
   const keys = [];
-  let start = performance.now();
+  let start = -Infinity;
   for (const { file, name } of items) {
+    if (performance.now() - start > 20) {
+      await new Promise((resolve) => setTimeout(resolve));
+      start = performance.now();
+    }
     keys.push(`${name} ${file.size} ${file.lastModified}`);
-    if (performance.now() - start < 20) continue;
-    await new Promise((resolve) => setTimeout(resolve));
-    start = performance.now();
   }
   return keys;
 }

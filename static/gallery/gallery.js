@@ -182,6 +182,10 @@ function schedule() {
 
 function render() {
   const all = [...photos.values()];
+  if (all.length && find("#collection").hidden) {
+    find("#collection").hidden = false; // the browser lays out its controls now and the photos in the next frame
+    return schedule();
+  }
   const shown = filtered();
   const pages = Math.max(1, Math.ceil(shown.length / PAGE));
   page = Math.min(page, pages - 1);
@@ -196,11 +200,11 @@ function render() {
   find("#forth").disabled = page === pages - 1;
   const none = !shown.some((photo) => !photo.error);
   for (const button of document.querySelectorAll("#export button:not(#forget)")) button.disabled = none;
-  renderWords(all);
+  setTimeout(renderWords); // a task of its own, so that none is long
 }
 
-function renderWords(all) {
-  const ranked = rankWords(all, WORDS, JSON.parse(common));
+function renderWords() {
+  const ranked = rankWords([...photos.values()], WORDS, JSON.parse(common));
   for (const word of words) if (!ranked.some(([other]) => other === word)) ranked.push([word, 0, word]);
   const list = find("#words ol");
   const have = [...list.querySelectorAll("button")];
