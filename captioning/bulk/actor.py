@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,15 @@ import pyarrow.fs
 
 from captioning.artifacts import sha256
 from captioning.bulk import BulkError, shards, sources
-from captioning.generator import SEARCH_BATCH, Caption, CaptionGenerator
+from captioning.generator import SEARCH_BATCH, CaptionGenerator
 from captioning.image_workers import ImageWorkers
 from captioning.images import ImageError, Photo
-from captioning.litert import CPU_COUNT
+from captioning.litert import CPU_COUNT, parallel_map
 
-BATCH = 4 * CPU_COUNT * SEARCH_BATCH  # photos that are captioned together, while as many are read
 FETCHERS = 8 * CPU_COUNT  # files that are fetched at a time: from S3, each takes a while
 
 Read = Photo | ImageError | OSError
+Reading = tuple[str, str, Future[Read]]  # source, path and pixels
 
 
 class Captioner:
@@ -55,23 +55,19 @@ class Captioner:
     def __call__(self, part: pa.Table) -> pa.Table:
         """Caption a part of `shards.plan`; returns one row with the counts ``photos`` and ``failed``."""
         versions = dict(zip(part["source"].to_pylist(), part["version"].to_pylist(), strict=True))
-        rows: list[dict] = []
-        reading = self._read_ahead(part)
-        while batch := list(islice(reading, BATCH)):
-            rows += self._caption([(source, path, future.result()) for source, path, future in batch], versions)
+        rows = list(chain.from_iterable(parallel_map(partial(self._caption, versions), self._read_ahead(part))))
         for row in rows:  # only now it is known which sources could be read to their end
             row["version"] = versions[row["source"]]
         self.shards.write(part["shard"][0].as_py(), pa.Table.from_pylist(rows, shards.SCHEMA))
         return pa.table({"photos": [len(rows)], "failed": [sum(row["error"] is not None for row in rows)]})
 
-    def _read_ahead(self, part: pa.Table) -> Iterator[tuple[str, str, Future[Read]]]:
-        """Source and path of each photo, and its pixels, while `BATCH` further photos are being read."""
-        waiting: deque[tuple[str, str, Future[Read]]] = deque()
-        for source, path, content in _contents(part):
-            waiting.append((source, path, self.fetchers.submit(self._read, content)))
-            if len(waiting) > BATCH:
-                yield waiting.popleft()
-        yield from waiting
+    def _read_ahead(self, part: pa.Table) -> Iterator[list[Reading]]:
+        """Batches of photos that are being read."""
+        readings = (
+            (source, path, self.fetchers.submit(self._read, content)) for source, path, content in _contents(part)
+        )
+        while batch := list(islice(readings, SEARCH_BATCH)):
+            yield batch
 
     def _read(self, content: sources.Content) -> Read:
         try:
@@ -80,18 +76,19 @@ class Captioner:
         except (ImageError, OSError) as error:
             return error
 
-    def _caption(self, batch: list[tuple[str, str, Read]], versions: dict[str, str | None]) -> list[dict]:
+    def _caption(self, versions: dict[str, str | None], batch: list[Reading]) -> list[dict]:
         """The rows of a batch. The version of a source that could not be opened becomes null."""
-        images = [photo.image for _, _, photo in batch if isinstance(photo, Photo)]
+        photos = [future.result() for *_, future in batch]
+        images = [photo.image for photo in photos if isinstance(photo, Photo)]
         alternatives = self.options["beam_width"]
         captions = iter(self.generator.caption_batch(images, alternatives=alternatives, **self.options))
         rows = []
-        for source, path, photo in batch:
+        for (source, path, _), photo in zip(batch, photos, strict=True):
             row = {"path": path, "source": source, "model": self.model, "error": None, **self.options}
             if isinstance(photo, Photo):
                 caption = next(captions)
-                row |= {**_describe(caption), "width": photo.width, "height": photo.height}
-                row["alternatives"] = [_describe(alternative) for alternative in caption.alternatives]
+                row |= {**caption.to_dict(), "width": photo.width, "height": photo.height}
+                row["alternatives"] = [alternative.to_dict() for alternative in caption.alternatives]
             else:
                 row["error"] = str(photo)
                 if isinstance(photo, OSError):
@@ -103,10 +100,6 @@ class Captioner:
 def model_id(folder: str) -> str:
     """Names a model: the start of the SHA-256 of its manifest."""
     return sha256(Path(folder) / "manifest.json")[:12]
-
-
-def _describe(caption: Caption) -> dict[str, Any]:
-    return {"caption": caption.text, "probability": caption.probability, "confidence": caption.confidence}
 
 
 def _contents(part: pa.Table) -> Iterator[tuple[str, str, sources.Content]]:
