@@ -1,10 +1,11 @@
 """Measure bulk captions on Ray against the plain command line, and how the cost grows with the number of photos.
 
-    python benchmarks/bulk.py [--photos 200 1000] [--rounds 3]
+    python benchmarks/bulk.py [--photos 200 1000] [--rounds 3] [--unreadable]
 
 Prints a Markdown table. The commands take turns, so that other load on the machine meets all of them. A photo's cost is
 that of the larger folder less that of the smaller one, by the difference in photos: without the start. Processor time
-is less disturbed by other load than time. The model is that in `artifacts/` (or `ARTIFACTS_DIR`).
+is less disturbed by other load than time. The model is that in `artifacts/` (or `ARTIFACTS_DIR`). With `--unreadable`,
+the files are no photos: what remains is all but the model, in folders of a hundred thousand files.
 """
 
 import argparse
@@ -32,19 +33,24 @@ for _ in Run([folder], output, model, {"beam_width": 3}, cores=int(cores)).work(
 """
 
 
-def draw(folder: Path, photos: int) -> None:
-    """Pictures of 500 × 375 pixels and about 60 KB, as in Flickr8k."""
+def draw(folder: Path, photos: int, unreadable: bool) -> None:
+    """Pictures of 500 × 375 pixels and about 60 KB, as in Flickr8k, or files that are none."""
     folder.mkdir()
     random = np.random.default_rng(0)
     for i in range(photos):
+        if unreadable:
+            (folder / f"{i:06}.jpg").write_bytes(b"no photo")
+            continue
         blots = Image.fromarray(random.integers(0, 256, (75, 100, 3), np.uint8)).resize((500, 375))
         blots.save(folder / f"{i:06}.jpg", quality=90)
 
 
-def commands(folder: Path, output: str) -> dict[str, list[str]]:
+def commands(folder: Path, output: str, unreadable: bool) -> dict[str, list[str]]:
     bulk = [sys.executable, "-c", BULK, str(folder)]
-    return {
+    plain = {
         "`generate_captions.py`": [sys.executable, "generate_captions.py", str(folder), "--output", f"{output}/plain"],
+    }
+    return ({} if unreadable else plain) | {
         "bulk, one actor with two cores": [*bulk, f"{output}/one", MODEL, "2"],
         "bulk, two actors with one core": [*bulk, f"{output}/two", MODEL, "1"],
     }
@@ -70,14 +76,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure bulk captions.")
     parser.add_argument("--photos", nargs="+", type=int, default=[200, 1000], help="of the folders, the fewest first")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--unreadable", action="store_true", help="files that are no photos")
     options = parser.parse_args()
     found: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for photos in options.photos:
-            draw(Path(temporary, str(photos)), photos)
+            draw(Path(temporary, str(photos)), photos, options.unreadable)
         for photos, _ in tqdm([(p, r) for r in range(options.rounds) for p in options.photos], unit="round"):
             with tempfile.TemporaryDirectory() as output:
-                for name, command in commands(Path(temporary, str(photos)), output).items():
+                for name, command in commands(Path(temporary, str(photos)), output, options.unreadable).items():
                     found.setdefault((name, photos), []).append(measure(command))
     print("| | photos | seconds | processor seconds | ms a photo | processor ms a photo | most memory |")
     print("|---|---|---|---|---|---|---|")
