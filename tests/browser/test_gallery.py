@@ -24,9 +24,10 @@ def photos(count, start=0, **options):
 
 
 def fill(page, files):
-    """Adds photos and waits until all have their answers."""
+    """Adds photos and waits until all have their answers and are shown."""
     page.set_input_files("#files", files)
     finished(page)
+    expect(page.locator(".card").first).to_be_attached()
 
 
 def finished(page):
