@@ -5,7 +5,7 @@
 Prints a Markdown table. The commands take turns, so that other load on the machine meets all of them. A photo's cost is
 that of the larger folder less that of the smaller one, by the difference in photos: without the start. Processor time
 is less disturbed by other load than time. The model is that in `artifacts/` (or `ARTIFACTS_DIR`). With `--unreadable`,
-the files are no photos: what remains is all but the model, in folders of a hundred thousand files.
+the files are no photos, so that only the cost of everything but the model is measured.
 """
 
 import argparse

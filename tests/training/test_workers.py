@@ -95,7 +95,7 @@ def test_self_critical_training_on_two_workers(tmp_path):
 def test_a_worker_that_is_killed_costs_only_time(two, tmp_path):
     """The other stops with one sentence. A single worker then goes on after the last epoch, to the same end.
 
-    Slow: five processes load TensorFlow.
+    Slow: three processes load TensorFlow, and those of `two`.
     """
     addresses, (_, (whole, _)) = cluster(2), two
     (tmp_path / "worker-1").mkdir()
