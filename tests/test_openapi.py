@@ -15,7 +15,7 @@ from web.server import bind, make_server
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_image_workers")
 def test_schemathesis_finds_nothing(generator):
-    """Slow: it sends some hundred requests."""
+    """Slow: it sends hundreds of requests."""
     listener = bind("127.0.0.1", 0)
     app = create_app({"RATE_LIMIT": "", "REQUEST_TIMEOUT": 300, "VIDEO_JOBS": 1000}, generator)
     server = make_server(app, listener)
@@ -28,7 +28,7 @@ def test_schemathesis_finds_nothing(generator):
             "run",
             address,
             "--max-examples",
-            "10",
+            "30",
             "--generation-deterministic",
             "--request-timeout",
             "300",
