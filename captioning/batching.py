@@ -136,7 +136,7 @@ class CaptionQueue:
 
     def _work(self) -> None:
         while batch := self._next_batch():
-            if len(batch) == 1 and self._running == 1:
+            if len(batch) == 1 and self._running == 1 and not self._waiting:
                 self._answer(batch)
             else:
                 on_one_core(self._answer, batch)
@@ -191,10 +191,10 @@ class CaptionQueue:
                 if not request.answer.done():
                     request.answer.set_exception(error)
         finally:
-            self.on_batch(len(batch), time.perf_counter() - start)
             with self._changed:
                 self._running -= 1
                 self._changed.notify_all()
+            self.on_batch(len(batch), time.perf_counter() - start)
 
 
 def _dropped(request: _Request) -> bool:
