@@ -16,7 +16,7 @@ run: .venv/serve
 
 test: .venv/dev
 	sh tests/browser/install-browser.sh
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term:skip-covered
+	.venv/bin/python -m pytest --cov --cov-report term:skip-covered
 
 lint: .venv/dev
 	.venv/bin/ruff check .
