@@ -1,14 +1,17 @@
 """Measure bulk captions on Ray against the plain command line, and how the cost grows with the number of photos.
 
-    python benchmarks/bulk.py [--photos 200 1000] [--rounds 3] [--unreadable]
+    python benchmarks/bulk.py [--photos 200 1000] [--rounds 3] [--from FOLDER] [--only one] [--unreadable]
 
 Prints a Markdown table. The commands take turns, so that other load on the machine meets all of them. A photo's cost is
 that of the larger folder less that of the smaller one, by the difference in photos: without the start. Processor time
 is less disturbed by other load than time. The model is that in `artifacts/` (or `ARTIFACTS_DIR`). With `--unreadable`,
-the files are no photos, so that only the cost of everything but the model is measured.
+the files are no photos, so that only the cost of everything but the model is measured. With `--from`, they are links
+to the JPEG files of a folder on the same disk, again and again; otherwise they are drawn. `--only` measures the command
+whose name contains a word.
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import sys
@@ -33,9 +36,13 @@ for _ in Run([folder], output, model, {"beam_width": 3}, cores=int(cores)).work(
 """
 
 
-def draw(folder: Path, photos: int, unreadable: bool) -> None:
-    """Pictures of 500 × 375 pixels and about 60 KB, as in Flickr8k, or files that are none."""
+def draw(folder: Path, photos: int, unreadable: bool, source: Path | None) -> None:
+    """Links to the photos of ``source``, pictures of 500 × 375 pixels and about 60 KB, or files that are none."""
     folder.mkdir()
+    if source:
+        for i, path in enumerate(itertools.islice(itertools.cycle(sorted(source.glob("*.jpg"))), photos)):
+            os.link(path, folder / f"{i:06}.jpg")
+        return
     random = np.random.default_rng(0)
     for i in range(photos):
         if unreadable:
@@ -77,15 +84,21 @@ def main() -> None:
     parser.add_argument("--photos", nargs="+", type=int, default=[200, 1000], help="of the folders, the fewest first")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--unreadable", action="store_true", help="files that are no photos")
+    parser.add_argument("--from", dest="source", type=Path, help="a folder with JPEG files")
+    parser.add_argument("--only", default="", help="part of a command's name")
     options = parser.parse_args()
     found: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(dir=options.source and options.source.parent) as temporary:
         for photos in options.photos:
-            draw(Path(temporary, str(photos)), photos, options.unreadable)
+            draw(Path(temporary, str(photos)), photos, options.unreadable, options.source)
         for photos, _ in tqdm([(p, r) for r in range(options.rounds) for p in options.photos], unit="round"):
             with tempfile.TemporaryDirectory() as output:
                 for name, command in commands(Path(temporary, str(photos)), output, options.unreadable).items():
-                    found.setdefault((name, photos), []).append(measure(command))
+                    if options.only not in name:
+                        continue
+                    seconds, processor, memory = measure(command)
+                    tqdm.write(f"{name}, {photos} photos: {seconds:.1f} s, {processor:.1f} s of processors", sys.stderr)
+                    found.setdefault((name, photos), []).append((seconds, processor, memory))
     print("| | photos | seconds | processor seconds | ms a photo | processor ms a photo | most memory |")
     print("|---|---|---|---|---|---|---|")
     before: dict[str, tuple[float, float, int]] = {}

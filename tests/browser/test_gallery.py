@@ -197,6 +197,7 @@ def test_choose_a_folder(visit, tmp_path):
     page = visit("gallery")
     page.set_input_files("#folder", tmp_path / "trip")
     finished(page)
+    expect(page.locator(".card")).to_have_count(2)
     assert sorted(names(page)) == ["trip/a.png", "trip/day 1/a.png"]
 
 
