@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -47,18 +48,11 @@ class CaptionReward:
         self._texts = {
             name: [t + self._end for t in reference_texts(texts, language)] for name, texts in references.items()
         }
-        cooked = {name: list(map(self._count, reference_texts(texts, language))) for name, texts in references.items()}
-        frequency: dict[tuple, int] = {}
-        for counts in cooked.values():
-            for ngram in set().union(*counts):
-                frequency[ngram] = frequency.get(ngram, 0) + 1
-        self._unseen = math.log(max(len(cooked), 1))
-        self._idf = {ngram: self._unseen - math.log(count) for ngram, count in frequency.items()}
-        shared = {ngram: ngram for ngram in frequency}  # equal n-grams are one object: a third of the memory
-        self._references = {
-            name: [({shared[ngram]: tf for ngram, tf in c.items()}, *self._norms(c)) for c in counts]
-            for name, counts in cooked.items()
-        }
+        frequency: Counter[tuple] = Counter()
+        for own in self._texts.values():
+            frequency.update(set().union(*map(precook, own)))
+        self._unseen = math.log(max(len(references), 1))  # idf of an n-gram of one image, or of none
+        self._idf = {ngram: self._unseen - math.log(count) for ngram, count in frequency.items() if count > 1}
 
     def reward(self, image_names: Sequence[str], captions: Sequence[str]) -> np.ndarray:
         """Rewards (N,) float32 of N captions, one for each pair of image and caption. An image may occur several times.
@@ -66,7 +60,9 @@ class CaptionReward:
         Raises:
             ValueError: an image has no references; the message names it.
         """
-        rewards = np.array([self._score(*pair) for pair in zip(image_names, captions, strict=True)], np.float32)
+        references = {name: self._count_references(name) for name in set(image_names)}
+        pairs = zip(image_names, captions, strict=True)
+        rewards = np.array([self._score(references[name], caption) for name, caption in pairs], np.float32)
         if self._bleu:
             scorer = BleuScorer(n=4)
             for name, caption in zip(image_names, captions, strict=True):
@@ -75,8 +71,11 @@ class CaptionReward:
             rewards += self._bleu * np.sum(bleu, axis=0, dtype="float32")
         return rewards
 
-    def _count(self, text: str) -> dict[tuple, int]:
-        return precook(text + self._end)
+    def _count_references(self, image_name: str) -> list[tuple[dict[tuple, int], list[float], int]]:
+        """The n-grams of each reference and what `_norms` returns. Those of all images would fill gigabytes."""
+        if not self._texts.get(image_name):
+            raise ValueError(f"{image_name} has no reference captions")
+        return [(counts, *self._norms(counts)) for counts in map(precook, self._texts[image_name])]
 
     def _norms(self, counts: dict[tuple, int]) -> tuple[list[float], int]:
         """Lengths of the tf-idf vectors, one per n-gram order, and the caption's length in bigrams, as in COCO's."""
@@ -85,13 +84,10 @@ class CaptionReward:
             squares[len(ngram) - 1] += (tf * self._idf.get(ngram, self._unseen)) ** 2
         return [math.sqrt(square) for square in squares], sum(tf for ngram, tf in counts.items() if len(ngram) == 2)
 
-    def _score(self, image_name: str, caption: str) -> float:
-        references = self._references.get(image_name)
-        if not references:
-            raise ValueError(f"{image_name} has no reference captions")
-        counts = self._count(tokenized(caption, self._language))
+    def _score(self, references: list[tuple[dict[tuple, int], list[float], int]], caption: str) -> float:
+        counts = precook(tokenized(caption, self._language) + self._end)
         norms, length = self._norms(counts)
-        weighted = [(ngram, tf, self._idf[ngram] ** 2) for ngram, tf in counts.items() if ngram in self._idf]
+        weighted = [(ngram, tf, self._idf.get(ngram, self._unseen) ** 2) for ngram, tf in counts.items()]
         total = 0.0
         for reference, reference_norms, reference_length in references:
             products = [0.0] * 4
