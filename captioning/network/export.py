@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import io
 import logging
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from keras import ops
 from tqdm import tqdm
 
 from captioning import artifacts
@@ -70,8 +72,25 @@ def convert_folder(folder: str | Path) -> tuple[bytes, Callable[[str, int], dict
     return convert_encoder(encoder), search, list(decoders)
 
 
+_latest: tuple[object, bytes] = None, b""  # the encoder that was converted last, and the result
+
+
 def convert_encoder(encoder: Encoder) -> bytes:
-    """The encoder as a LiteRT model: one image (1, H, W, 3) uint8 → features (1, R, D) float32."""
+    """The encoder as a LiteRT model: one image (1, H, W, 3) uint8 → features (1, R, D) float32.
+
+    It takes about ten seconds. The latest result is kept, because training needs the same one for each set of features.
+    """
+    global _latest
+    weights = hashlib.sha256()
+    for variable in encoder.weights:
+        weights.update(ops.convert_to_numpy(variable).tobytes())
+    key = encoder.network, encoder.image_size, weights.digest()
+    if _latest[0] != key:
+        _latest = key, _convert_encoder(encoder)
+    return _latest[1]
+
+
+def _convert_encoder(encoder: Encoder) -> bytes:
     backbone = fold_batch_normalisation(encoder.backbone)
     shape = (1, encoder.image_size, encoder.image_size, 3)
     return _convert(lambda images: (encoder.features(backbone, images),), tf.TensorSpec(shape, tf.uint8))

@@ -181,6 +181,7 @@ function schedule() {
 }
 
 function render() {
+  if (find("#review").open) return; // it covers the gallery, which is shown again when it closes
   const all = [...photos.values()];
   if (all.length && find("#collection").hidden) {
     find("#collection").hidden = false; // the browser lays out its controls now and the photos in the next frame

@@ -63,6 +63,19 @@ def check_same_as_keras(decoder, search, width):
             np.testing.assert_allclose(one, other, atol=1e-3)
 
 
+def test_an_encoder_is_converted_again_only_if_its_weights_have_changed(tiny_encoder, monkeypatch):
+    converted = []
+    monkeypatch.setattr(export, "_latest", (None, b""))
+    monkeypatch.setattr(export, "_convert_encoder", lambda encoder: converted.append(encoder) or bytes(len(converted)))
+    assert export.convert_encoder(tiny_encoder) == export.convert_encoder(tiny_encoder) == bytes(1)
+    bias = tiny_encoder.weights[-1]
+    before = bias.numpy()
+    bias.assign(before + 1)
+    assert export.convert_encoder(tiny_encoder) == bytes(2)
+    bias.assign(before)
+    assert export.convert_encoder(tiny_encoder) == bytes(3)
+
+
 def test_exported_search_finds_what_keras_finds(decoder, search):
     check_same_as_keras(decoder, search, 2)
 
