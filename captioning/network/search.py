@@ -154,18 +154,28 @@ def make_sampler(
 
     def sample(features):
         memory, state = decoder.start(features, samples)
-        B = ops.shape(features)[0]
-        last = ops.full((B, samples), tokenizer.start, "int32")
-        done = ops.zeros((B, samples), "bool")
-        tokens = []
-        for _ in range(max_length):
+        shape = (ops.shape(features)[0], samples)
+        variables = (
+            0,
+            ops.full(shape, tokenizer.start, "int32"),
+            state,
+            ops.zeros(shape, "bool"),  # finished
+            ops.full((*shape, max_length), tokenizer.pad, "int32"),
+        )
+
+        def unfinished(t, last, state, done, tokens):
+            return ops.logical_and(t < max_length, ops.logical_not(ops.all(done)))
+
+        def extend(t, last, state, done, tokens):
             context, _, state = decoder.step(memory, state, decoder.embed(last))
             scores = decoder.logits(memory, state[0], context) / temperature + token_mask
             drawn = keras.random.categorical(ops.reshape(scores, (-1, decoder.vocabulary_size)), 1, "int32", seeds)
-            last = ops.where(done, tokenizer.pad, ops.reshape(drawn, (B, samples)))
-            done = ops.logical_or(done, last == tokenizer.end)
-            tokens.append(last)
-        return ops.stack(tokens, axis=-1)
+            last = ops.where(done, tokenizer.pad, ops.reshape(drawn, shape))
+            here = ops.cast(ops.arange(max_length) == t, "int32")
+            tokens += here * (last - tokenizer.pad)[..., None]
+            return t + 1, last, state, ops.logical_or(done, last == tokenizer.end), tokens
+
+        return ops.while_loop(unfinished, extend, variables)[-1]
 
     return compiled(sample), seeds
 
