@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-from scenes import draw_dataset
+from scenes import GERMAN_WORDS, draw_dataset
 
 from captioning.artifacts import read_pickle
 from generate_captions import CaptionGenerator
@@ -63,13 +63,16 @@ def test_the_tiny_model_learns(trained):
     assert evaluation["scores"]["beam 3"]["BLEU-4"] > 50
 
 
-def test_it_captions_what_it_has_never_seen(trained):
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_it_captions_what_it_has_never_seen(trained, language):
     generator = CaptionGenerator.load(trained / "artifacts")
     captions = read_pickle(trained / "artifacts" / "captions.pkl")["validation"]
     photos = [trained / "scenes" / "Flicker8k_Dataset" / name for name in captions]
     right = 0
-    for result, truths in zip(generator.caption_batch(photos), captions.values()):
+    for result, truths in zip(generator.caption_batch(photos, language=language), captions.values()):
         colour, shape = truths[0].split()[1:3]  # "A red circle on …"
+        if language == "de":
+            colour, shape = GERMAN_WORDS[colour], GERMAN_WORDS[shape]
         right += colour in result.text and shape in result.text
     assert right > 0.6 * len(photos)
 
@@ -79,10 +82,7 @@ def test_it_learns_german_too(trained):
     assert generator.languages == ["en", "de"]
     assert set(generator.config["confidence"]) == {"en", "de"}
     scores = json.loads((trained / "artifacts" / "evaluation.json").read_text())["languages"]["de"]
-    assert scores["images"] == 24 and scores["scores"]["BLEU-4"] > 30
-    photo = next((trained / "scenes" / "Flicker8k_Dataset").iterdir())
-    words = set(generator.caption(photo, language="de").text.split())
-    assert words & {"Kreis", "Würfel", "Kegel"} and words & {"rot", "grün", "blau", "gelb"}
+    assert scores["images"] == 24 and scores["scores"]["BLEU-4"] > 50
 
 
 def test_history_has_one_value_an_epoch(trained):
