@@ -1,13 +1,13 @@
 """Measure bulk captions on Ray against the plain command line, and how the cost grows with the number of photos.
 
-    python benchmarks/bulk.py [--photos 200 1000] [--rounds 3] [--from FOLDER] [--only one] [--unreadable]
+    python benchmarks/bulk.py [--photos 200 1000] [--rounds 3] [--from FOLDER] [--only TEXT] [--unreadable]
 
 Prints a Markdown table. The commands take turns, so that other load on the machine meets all of them. A photo's cost is
 that of the larger folder less that of the smaller one, by the difference in photos: without the start. Processor time
 is less disturbed by other load than time. The model is that in `artifacts/` (or `ARTIFACTS_DIR`). With `--unreadable`,
 the files are no photos, so that only the cost of everything but the model is measured. With `--from`, they are links
-to the JPEG files of a folder on the same disk, again and again; otherwise they are drawn. `--only` measures the command
-whose name contains a word.
+to the JPEG files of a folder on the same disk, again and again; otherwise they are drawn. `--only` measures those
+commands whose name contains a text, such as "one actor".
 """
 
 import argparse
