@@ -36,7 +36,7 @@ class PictureEncoder:
         self.encode, self.size = encoder_of(ray.get(model)), size
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        from captioning.training.features import read_batches
+        from captioning.training.reading import read_batches
 
         paths = {name: Path(path) for name, path in zip(batch["name"], batch["path"], strict=True)}
         if absent := [path for path in paths.values() if not path.exists()]:

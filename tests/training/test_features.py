@@ -5,11 +5,11 @@ Slow: it converts an encoder.
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from captioning.artifacts import ArtifactError
 from captioning.training import features as features_module
-from captioning.training.features import extract_features, load_features, read_batches
+from captioning.training.features import extract_features, load_features
+from captioning.training.reading import read_batches
 
 pytestmark = pytest.mark.slow
 
@@ -17,29 +17,10 @@ SIZE = 64
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Seven pictures, one of them broken."""
-    random = np.random.default_rng(0)
-    paths = {}
-    for i in range(7):
-        paths[f"{i}.jpg"] = tmp_path / f"{i}.jpg"
-        Image.fromarray(random.integers(0, 255, (40 + i, 50, 3), "uint8")).save(paths[f"{i}.jpg"])
-    paths["3.jpg"].write_bytes(paths["3.jpg"].read_bytes()[:100])
-    return paths
-
-
-@pytest.fixture
 def encoder(tiny_encoder, tiny_encode, monkeypatch):
     """It is not converted again in each test."""
     monkeypatch.setattr(features_module, "quantized_encoder", lambda _: tiny_encode)
     return tiny_encoder
-
-
-def test_broken_pictures_do_not_stop_the_reading(pictures):
-    batches = list(read_batches(pictures, SIZE, 3))
-    assert [names for names, _, _ in batches] == [["0.jpg", "1.jpg", "2.jpg"], ["4.jpg", "5.jpg"], ["6.jpg"]]
-    assert [images.shape[0] for _, images, _ in batches] == [3, 2, 1]
-    assert "3.jpg" in batches[1][2]
 
 
 def test_features_are_those_of_single_pictures(encoder, tiny_encode, pictures, tmp_path):
