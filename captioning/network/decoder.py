@@ -219,12 +219,17 @@ class TransformerDecoder(Decoder):
         blocks: the number of Transformer blocks.
         heads: attention heads of a block; they divide ``units``.
         max_words: the longest caption, end token included.
+
+    Raises:
+        ValueError: the heads do not divide the units.
     """
 
     has_attention = True  # the mean over the heads of the last cross-attention
 
     def __init__(self, *args, blocks=3, heads=8, max_words=24, shared=None, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.units % heads:
+            raise ValueError(f"units must be a multiple of the {heads} attention heads, not {self.units}")
         self.settings |= {"blocks": blocks, "heads": heads, "max_words": max_words}
         self.max_words = max_words
         uniform = keras.initializers.RandomUniform(-0.1, 0.1)

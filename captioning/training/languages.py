@@ -133,19 +133,18 @@ def fit_confidence(
 def write_confidence(
     folder: Path, features: Features, splits: Mapping[str, Mapping[str, Captions]]
 ) -> dict[str, list[float]]:
-    """Fit the confidence of each language of an exported model and write it to ``config.pkl`` and the manifest.
+    """Fit the confidence of languages of an exported model and write it to ``config.pkl`` and the manifest.
 
     Args:
-        splits: language → ``"train"`` and ``"validation"`` → captions.
+        splits: language → ``"train"`` and ``"validation"`` → captions. The confidence of other languages stays as it is.
     """
-    artifacts.write_pickle(folder / "config.pkl", artifacts.read_pickle(folder / "config.pkl") | {"confidence": {}})
-    artifacts.write_manifest(folder)
     generator = CaptionGenerator.load(folder)
+    others = generator.config.pop("confidence", {})  # without it, the confidence is the mean probability of a word
     lines = {
         language: fit_confidence(generator, features, s["train"], s["validation"], language)
         for language, s in splits.items()
     }
-    artifacts.write_pickle(folder / "config.pkl", generator.config | {"confidence": lines})
+    artifacts.write_pickle(folder / "config.pkl", generator.config | {"confidence": others | lines})
     artifacts.write_manifest(folder)
     return lines
 
@@ -178,7 +177,7 @@ def add_languages(dataset_folder: str | Path, folder: str | Path) -> list[str]:
     history = artifacts.read_pickle(folder / artifacts.HISTORY)
     save_model(folder, encoder, decoders, tokenizers, history, config)
     export(folder)
-    write_confidence(folder, features, {language: splits[language] for language in decoders})
+    write_confidence(folder, features, {language: splits[language] for language in new})
     return new
 
 

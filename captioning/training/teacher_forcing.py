@@ -25,7 +25,8 @@ from captioning.network.search import MAX_LENGTH, make_search
 from captioning.text import Tokenizer
 from captioning.training.augmentation import augment
 from captioning.training.evaluation import cider
-from captioning.training.features import Features, checksum, read_batches
+from captioning.training.features import Features, checksum
+from captioning.training.reading import read_batches
 from captioning.training.workers import ONE, Workers
 
 Captions = Mapping[str, list[str]]  # image name → captions
@@ -95,6 +96,9 @@ class Training:
         captions: greedy captions of the validation images after the last epoch.
 
     After `run`, decoder (and encoder) have the weights of the epoch with the best validation CIDEr.
+
+    Raises:
+        ValueError: there is no epoch.
     """
 
     def __init__(
@@ -116,6 +120,8 @@ class Training:
         seed: int = 0,
         workers: Workers = ONE,
     ):
+        if epochs < 1:
+            raise ValueError(f"a stage needs at least one epoch, not {epochs}")
         self.workers = workers
         self.decoder, self.tokenizer, self.encoder = decoder, tokenizer, encoder
         self.train, self.validation = train, validation

@@ -79,6 +79,11 @@ def test_unknown_decoder_names_the_known_ones():
         build_decoder("unheard-of", 11, 4, 6)
 
 
+def test_heads_that_do_not_divide_the_units_are_refused():
+    with pytest.raises(ValueError, match="units must be a multiple of the 8 attention heads, not 20"):
+        build_decoder("transformer", 11, 4, 6, units=20)
+
+
 def test_a_decoder_trained_in_bfloat16_is_loaded_in_float32(tmp_path):
     decoder = build_decoder("attention", 11, 4, 6, units=8, precision="mixed_bfloat16")
     assert decoder.project.compute_dtype == "bfloat16"

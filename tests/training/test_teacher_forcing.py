@@ -112,6 +112,11 @@ def test_other_settings_start_from_the_beginning(uncompiled, tmp_path):
     assert epochs == [0, 1]
 
 
+def test_a_stage_without_epochs_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one epoch, not 0"):
+        new_run(Training, tmp_path, epochs=0)
+
+
 def test_fine_tuning_changes_every_stage_of_the_encoder(uncompiled, tmp_path):
     """Slow: it trains a ResNet50."""
     dataset = load_dataset(draw_dataset(tmp_path, images=10, size=32))

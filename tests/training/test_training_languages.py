@@ -1,11 +1,15 @@
 """A further language is learned by layers of its own. Slow: it compiles and trains two decoders."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from training_runs import CAPTIONS, TOKENIZER, WORDS, new_decoder, new_features, new_run
 
+from captioning.artifacts import read_pickle
 from captioning.network.search import make_search
-from captioning.training.languages import Schedule, train_language
+from captioning.training import languages
+from captioning.training.languages import Schedule, train_language, write_confidence
 from captioning.training.teacher_forcing import Training
 
 pytestmark = pytest.mark.slow
@@ -46,3 +50,13 @@ def test_a_language_is_added_and_the_first_one_stays_the_same(tmp_path):
     for then, now in zip(weights, english.get_weights(), strict=True):
         np.testing.assert_array_equal(then, now)
     assert captions(english, TOKENIZER) == before
+
+
+def test_a_new_language_leaves_the_confidence_of_the_others(tmp_path, monkeypatch):
+    config = {"grid": [7, 7], "confidence": {"en": [0.5, 0.1], "de": [0.6, 0.2]}}
+    monkeypatch.setattr(languages.CaptionGenerator, "load", lambda _: SimpleNamespace(config=config))
+    monkeypatch.setattr(languages, "fit_confidence", lambda generator, *_: [0.7, 0.3])
+    monkeypatch.setattr(languages.artifacts, "write_manifest", lambda _: None)
+    assert write_confidence(tmp_path, None, {"fr": {"train": {}, "validation": {}}}) == {"fr": [0.7, 0.3]}
+    expected = {"en": [0.5, 0.1], "de": [0.6, 0.2], "fr": [0.7, 0.3]}
+    assert read_pickle(tmp_path / "config.pkl") == {"grid": [7, 7], "confidence": expected}
