@@ -40,7 +40,8 @@ class Metadata(BaseModel):
     license: str
 
 
-Row = Annotated[list[Annotated[float, Field(ge=0, le=99)]], Field(min_length=7, max_length=7)]
+MAX_GRID = 32  # rows or columns of the encoder's regions
+Row = Annotated[list[Annotated[float, Field(ge=0, le=99)]], Field(min_length=1, max_length=MAX_GRID)]
 
 
 class Word(BaseModel):
@@ -49,8 +50,17 @@ class Word(BaseModel):
     text: str = Field(pattern=r"^[\p{L}\p{N}'-]{1,40}$")
     probability: Probability
     attention: list[Row] = Field(
-        min_length=7, max_length=7, description="The attention over the photo, 7 rows from top to bottom."
+        min_length=1,
+        max_length=MAX_GRID,
+        description="The attention over a grid on the photo, row by row from the top: 7 x 7 for the shipped model.",
     )
+
+    @field_validator("attention")
+    @classmethod
+    def is_rectangular(cls, rows: list) -> list:
+        if len({len(row) for row in rows}) > 1:
+            raise ValueError("all rows must have the same length")
+        return rows
 
 
 class Choice(BaseModel):

@@ -9,7 +9,7 @@ import limits
 from flask import Config
 
 DEFAULTS = {
-    "BEAM_WIDTH": 3,  # also the number of captions to choose from
+    "BEAM_WIDTH": 3,  # captions that the search keeps at each word
     "MAX_CONTENT_LENGTH": 32 * 2**20,  # bytes of all photos in a request
     "MAX_PHOTOS": 20,  # in a request
     "MAX_FORM_PARTS": 100,  # files and other fields in a request

@@ -149,7 +149,9 @@ def test_too_many_attention_drawings_are_refused_at_once(small_app):
         ([], "words: Field required"),
         ([WORD] * 31, "words: List should have at most 30 items"),
         ([WORD | {"text": "$x$"}], "words.0.text: String should match"),
-        ([WORD | {"attention": [[0] * 7] * 6}], "words.0.attention: List should have at least 7 items"),
+        ([WORD | {"attention": []}], "words.0.attention: List should have at least 1 item"),
+        ([WORD | {"attention": [[0] * 7] * 33}], "words.0.attention: List should have at most 32 items"),
+        ([WORD | {"attention": [[0] * 7, [0] * 6]}], "words.0.attention: Value error, all rows must have the same"),
         ([WORD | {"attention": [[float("nan")] * 7] * 7}], "words.0.attention.0.0: Input should be"),
     ],
 )
