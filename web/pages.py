@@ -37,7 +37,7 @@ SAMPLES = {
 }
 ROOT = Path(__file__).parent.parent
 SAMPLES_FOLDER = ROOT / "static" / "samples"
-EXAMPLES = {  # captions of the dog and their confidence, for the empty pages
+EXAMPLES = {  # captions of the dog and their confidence, for the empty pages; English in other languages
     "en": ("A brown dog is running in the grass.", 0.55),
     "de": ("Ein brauner Hund rennt über eine Wiese.", 0.6),
     "fr": ("Un chien brun court dans l'herbe verte.", 0.44),
@@ -72,7 +72,7 @@ def add_page(app: OpenAPI) -> None:
 def page_context() -> dict[str, Any]:
     """What all templates may use."""
     language = str(get_locale())
-    return {"samples": SAMPLES, "example": EXAMPLES[language], "language": language}
+    return {"samples": SAMPLES, "example": EXAMPLES.get(language, EXAMPLES["en"]), "language": language}
 
 
 def home(query: PageOptions) -> str:
