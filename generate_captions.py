@@ -137,7 +137,7 @@ def caption_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def draft_page(options: argparse.Namespace) -> int:
-    """Write drafts of alt texts into a copy of a web page; returns the exit code: 1 if an image needs a person."""
+    """Write drafts of alt texts into a copy of a web page; returns the exit code: 1 if an image has none."""
     try:
         page = options.html.read_bytes()
         images = find_images(page)
@@ -166,7 +166,7 @@ def draft_page(options: argparse.Namespace) -> int:
         output.write(insert_drafts(page, drafts))
     for image in sorted(left):
         print(f"{options.html}:{image.line}: {image.source or '<img> without src'}: {left[image]}", file=sys.stderr)
-    print(f"Drafts to check: {len(drafts)}. Images that need a person: {len(left)}.", file=sys.stderr)
+    print(f"Drafts to check: {len(drafts)}. Images without a draft: {len(left)}.", file=sys.stderr)
     return 1 if left else 0
 
 
@@ -228,12 +228,18 @@ def caption_clip(options: argparse.Namespace, path: Path) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 all captioned, 1 some failed, 2 wrong usage or artifacts."""
-    parser = argparse.ArgumentParser(description="Caption photos, the shots of a clip, or the images of a web page.")
-    parser.add_argument("photos", nargs="*", metavar="PHOTO_OR_FOLDER_OR_CLIP")
+    parser = argparse.ArgumentParser(
+        description="Caption photos, the shots of a clip, or the images of a web page.",
+        epilog="The model is that of the folder in ARTIFACTS_DIR (default: artifacts, beside this program).",
+    )
+    parser.add_argument("photos", nargs="*", metavar="PHOTO_OR_FOLDER_OR_CLIP",
+                        help="photos, folders that are searched for photos, or one clip")  # fmt: skip
     width: dict[str, Any] = {"type": int, "choices": range(1, MAX_BEAM_WIDTH + 1), "metavar": f"1-{MAX_BEAM_WIDTH}"}
     parser.add_argument("--beam-width", default=DEFAULT_BEAM_WIDTH, **width,
                         help="captions that the search keeps at each word (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--alternatives", default=1, help="captions per photo, for json (default: 1)", **width)
+    parser.add_argument(
+        "--alternatives", default=1, help="captions per photo, with --format json (default: 1)", **width
+    )
     parser.add_argument("--language", help="of the captions, such as de (default: the first that the model has, en)")
     parser.add_argument("--format", choices=["text", "json", "csv", "coco", "vtt", "srt"],
                         help="default: text for photos, vtt for a clip")  # fmt: skip

@@ -158,7 +158,7 @@ def test_drafts_are_written_into_a_page(in_process, photos, tmp_path, capsys, ge
     assert report[0] == f"{site}/page.html:3: https://example.org/a.jpg: no local file; write its text by hand"
     assert report[1].startswith(f"{site}/page.html:4: notes.jpg: This is not a photo")
     assert report[2].startswith(f"{site}/page.html:4: absent.jpg: The file cannot be opened (No such file")
-    assert report[3:] == ["Drafts to check: 2. Images that need a person: 3."]
+    assert report[3:] == ["Drafts to check: 2. Images without a draft: 3."]
 
     assert in_process(["--html", str(tmp_path / "out.html"), "--output", str(tmp_path / "out.html")]) == 1
     assert (tmp_path / "out.html").read_bytes() == expected

@@ -26,7 +26,7 @@ def test_drafts(visit, caption, shoot, script):
     page = visit(java_script_enabled=script)
     html = "<h1>Größe</h1>\r\n<img src=pics/one.png>\r\n<img src=https://example.org/a.jpg>"
     draft(page, html, upload("one.png", picture(1)))
-    expect(page.get_by_role("heading", level=2)).to_have_text("Drafts to check: 1. Images that need a person: 1.")
+    expect(page.get_by_role("heading", level=2)).to_have_text("Drafts to check: 1. Images without a draft: 1.")
     expect(page.locator("#drafts li").first).to_contain_text(caption(picture(1)))
     expect(page.locator("#drafts li.problem")).to_contain_text("This image is on another site or embedded in the page.")
     new = html.replace("<img src=p", f'<img alt="{caption(picture(1))}" data-alt-draft="" src=p')

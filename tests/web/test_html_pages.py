@@ -63,7 +63,7 @@ def test_page_and_its_pictures(send, expected):
     name, new = saved(response)
     assert name == "index.html"
     assert new == PAGE.replace(b"<img src='", draft(expected) + b" src='")
-    assert "Drafts to check: 1. Images that need a person: 4." in response.text
+    assert "Drafts to check: 1. Images without a draft: 4." in response.text
     assert sentence(expected().text) in response.text
     for problem in PROBLEMS:
         assert problem in response.text
@@ -89,7 +89,7 @@ def test_zip_of_a_site(send, expected):
         "site/about/me.htm": second + b" src=../pics/b.png><img src=b.png>",
         "site/done.html": b"<img src=x alt=y>",
     }
-    assert "Drafts to check: 3. Images that need a person: 1." in response.text
+    assert "Drafts to check: 3. Images without a draft: 1." in response.text
 
 
 def test_more_pictures_than_at_a_time(app, send):
@@ -102,7 +102,7 @@ def test_more_pictures_than_at_a_time(app, send):
 
 def test_nothing_to_do(send):
     response = send(photo(b"<img src=a alt=b>", "a.html"))
-    assert "Drafts to check: 0. Images that need a person: 0." in response.text and "download=" not in response.text
+    assert "Drafts to check: 0. Images without a draft: 0." in response.text and "download=" not in response.text
 
 
 @pytest.mark.parametrize(
