@@ -19,19 +19,20 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 
 
-SMALL = """
-from captioning.network import export
+SHORTER = """
+from captioning.network import backend, export, search
 from captioning.training import languages
 
 export.MAX_BEAM_WIDTH = 3  # each width takes seconds
+search.compiled = lambda function, xla=False: backend.compiled(function)  # XLA takes seconds for each search
 languages.SEVERAL_CAPTIONS = languages.Schedule(epochs=15, self_critical_epochs=1, batch_size=16)  # epochs are short
 """
 
 
-def run(name, folder, **parameters):
+def run(name, folder, first_cell="", **parameters):
     """Run a notebook for a data set of 192 training photos."""
     notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
-    notebook.cells.insert(1, nbformat.v4.new_code_cell(SMALL))
+    notebook.cells.insert(1, nbformat.v4.new_code_cell(first_cell))
     nbformat.write(notebook, folder / f"{name}.ipynb")
     papermill.execute_notebook(
         folder / f"{name}.ipynb",
@@ -52,8 +53,8 @@ def trained(tmp_path_factory):
     run("01-data-preparation", folder, IMAGE_SIZE=64, MINIMUM_COUNT=1, **paths, **weights)
     small = {"UNITS": 64, "NARROW_UNITS": 48, "BATCH_SIZE": 16, "LEARNING_RATE": 5e-3}
     epochs = {"EPOCHS": 15, "FINE_TUNING_EPOCHS": 1, "DISTILLATION_EPOCHS": 2, "SELF_CRITICAL_EPOCHS": 1, "VIEWS": 1}
-    run("02-model-training", folder, **small, **epochs, **paths, **weights)
-    run("03-model-evaluation", folder, BEAM_WIDTHS=[1, 3], **paths)
+    run("02-model-training", folder, SHORTER, **small, **epochs, **paths, **weights)
+    run("03-model-evaluation", folder, BEAM_WIDTHS=[3], **paths)
     return folder
 
 

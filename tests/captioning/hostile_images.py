@@ -298,17 +298,24 @@ def turned(orientation: int = 6) -> Image.Exif:
     return exif
 
 
-LARGE: dict[str, Callable[[], bytes]] = {
-    "16-bit PNG": lambda: encoded(large("I;16"), "PNG", compress_level=1),
-    "RGBA PNG, turned": lambda: encoded(large("RGBA"), "PNG", compress_level=1, exif=turned()),
-    "palette PNG with transparency": lambda: encoded(large("P"), "PNG", compress_level=1, transparency=1),
-    "32-bit TIFF": lambda: encoded(large("I"), "TIFF", compression="packbits"),
-    "float TIFF": lambda: encoded(large("F"), "TIFF", compression="packbits"),
-    "CMYK JPEG": lambda: encoded(large("CMYK"), "JPEG"),
-    "lossless WebP, turned": lambda: encoded(large("RGBA"), "WEBP", lossless=True, quality=0, method=0, exif=turned()),
-    "WebP": lambda: encoded(large("RGB"), "WEBP", method=0),
-    "AVIF, turned": lambda: encoded(large("RGB"), "AVIF", speed=10, exif=turned()),
-    "HEIC, turned": lambda: encoded(large("RGB"), "HEIF", exif=turned().tobytes(), enc_params={"preset": "ultrafast"}),
-    "RGBA PNG with colour profile": lambda: encoded(large("RGBA"), "PNG", compress_level=1, icc_profile=SWAPPED),
-    "CMYK JPEG with colour profile": lambda: encoded(large("CMYK"), "JPEG", icc_profile=SWAPPED),
-}
+LARGE = {
+    name: functools.cache(make)
+    for name, make in {
+        "16-bit PNG": lambda: encoded(large("I;16"), "PNG", compress_level=1),
+        "RGBA PNG, turned": lambda: encoded(large("RGBA"), "PNG", compress_level=1, exif=turned()),
+        "palette PNG with transparency": lambda: encoded(large("P"), "PNG", compress_level=1, transparency=1),
+        "32-bit TIFF": lambda: encoded(large("I"), "TIFF", compression="packbits"),
+        "float TIFF": lambda: encoded(large("F"), "TIFF", compression="packbits"),
+        "CMYK JPEG": lambda: encoded(large("CMYK"), "JPEG"),
+        "lossless WebP, turned": lambda: encoded(
+            large("RGBA"), "WEBP", lossless=True, quality=0, method=0, exif=turned()
+        ),
+        "WebP": lambda: encoded(large("RGB"), "WEBP", method=0),
+        "AVIF, turned": lambda: encoded(large("RGB"), "AVIF", speed=10, exif=turned()),
+        "HEIC, turned": lambda: encoded(
+            large("RGB"), "HEIF", exif=turned().tobytes(), enc_params={"preset": "ultrafast"}
+        ),
+        "RGBA PNG with colour profile": lambda: encoded(large("RGBA"), "PNG", compress_level=1, icc_profile=SWAPPED),
+        "CMYK JPEG with colour profile": lambda: encoded(large("CMYK"), "JPEG", icc_profile=SWAPPED),
+    }.items()
+}  # they take seconds to make
