@@ -136,7 +136,7 @@ def write_confidence(
     """Fit the confidence of languages of an exported model and write it to ``config.pkl`` and the manifest.
 
     Args:
-        splits: language → ``"train"`` and ``"validation"`` → captions. The confidence of other languages stays as it is.
+        splits: language → ``"train"`` and ``"validation"`` → captions. Other languages keep their confidence.
     """
     generator = CaptionGenerator.load(folder)
     others = generator.config.pop("confidence", {})  # without it, the confidence is the mean probability of a word
