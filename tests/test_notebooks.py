@@ -20,12 +20,22 @@ ROOT = Path(__file__).parent.parent
 
 
 SHORTER = """
+import tensorflow as tf
+
 from captioning.network import backend, export, search
 from captioning.training import languages
 
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # compilation takes seconds less
 export.MAX_BEAM_WIDTH = 3  # each width takes seconds
 search.compiled = lambda function, xla=False: backend.compiled(function)  # XLA takes seconds for each search
 languages.SEVERAL_CAPTIONS = languages.Schedule(epochs=15, self_critical_epochs=1, batch_size=16)  # epochs are short
+"""
+
+
+WITHOUT_JAVA = """
+import os
+
+os.environ["PATH"] = ""  # METEOR starts Java for each table, which takes 12 s; test_evaluation.py tests it
 """
 
 
@@ -54,7 +64,7 @@ def trained(tmp_path_factory):
     small = {"UNITS": 64, "NARROW_UNITS": 48, "BATCH_SIZE": 16, "LEARNING_RATE": 5e-3}
     epochs = {"EPOCHS": 15, "FINE_TUNING_EPOCHS": 1, "DISTILLATION_EPOCHS": 2, "SELF_CRITICAL_EPOCHS": 1, "VIEWS": 1}
     run("02-model-training", folder, SHORTER, **small, **epochs, **paths, **weights)
-    run("03-model-evaluation", folder, BEAM_WIDTHS=[3], **paths)
+    run("03-model-evaluation", folder, WITHOUT_JAVA, BEAM_WIDTHS=[3], **paths)
     return folder
 
 

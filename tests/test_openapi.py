@@ -28,7 +28,7 @@ def test_schemathesis_finds_nothing(generator):
             "run",
             address,
             "--max-examples",
-            "30",
+            "15",
             "--generation-deterministic",
             "--request-timeout",
             "300",

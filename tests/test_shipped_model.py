@@ -41,8 +41,9 @@ def test_scores_on_real_photos_stay_above_a_floor(generator, flickr8k, features,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("uncompiled")
 def test_the_keras_models_that_ship_caption_as_the_exported_ones_do(generator):
-    """Slow: it compiles a search for each language."""
+    """Slow: it loads TensorFlow and searches without compilation."""
     from captioning.network.saving import load_model
     from captioning.network.search import make_search
 

@@ -6,11 +6,18 @@ from PIL import Image
 
 
 @pytest.fixture(autouse=True)
-def searches_without_xla(monkeypatch):
-    """Tests of training compile searches without XLA, which takes seconds more. `tests/network` tests those with it."""
+def short_compilation(monkeypatch):
+    """Tests of training compile without XLA and graph optimizer, which take seconds. `tests/network` uses both."""
     if search := sys.modules.get("captioning.network.search"):  # fast tests do not import TensorFlow
+        import tensorflow as tf
+
         compiled = search.compiled
         monkeypatch.setattr(search, "compiled", lambda function, xla=False: compiled(function))
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        yield
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    else:
+        yield
 
 
 @pytest.fixture
