@@ -6,6 +6,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+for threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ[threads] = "1"  # there are as many processes as cores
+
 
 def pytest_ignore_collect(collection_path, config):
     """Without slow tests, files that hold nothing else are not imported: TensorFlow alone takes five seconds."""

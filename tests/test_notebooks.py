@@ -19,18 +19,20 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 
 
-SHORTER = """
-import tensorflow as tf
+SHORTER = f"""
+import sys
 
-from captioning.network import backend, export, search
+sys.path.append("{ROOT / "tests"}")
+
+from training_runs import compile_fast
+
+from captioning.network import export
 from captioning.training import languages
 
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # compilation takes seconds less
+compile_fast()
 export.MAX_BEAM_WIDTH = 3  # each width takes seconds
-search.compiled = lambda function, xla=False: backend.compiled(function)  # XLA takes seconds for each search
 languages.SEVERAL_CAPTIONS = languages.Schedule(epochs=15, self_critical_epochs=1, batch_size=16)  # epochs are short
 """
-
 
 WITHOUT_JAVA = """
 import os

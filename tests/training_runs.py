@@ -2,7 +2,9 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from captioning.network import backend, search
 from captioning.network.decoder import build_decoder
 from captioning.text import Tokenizer
 from captioning.training.features import Features
@@ -10,6 +12,12 @@ from captioning.training.features import Features
 WORDS = ["red", "green", "blue"]
 CAPTIONS = {f"{i}.jpg": [f"a {WORDS[i % 3]} ball", f"there is a {WORDS[i % 3]} ball here"] for i in range(30)}
 TOKENIZER = Tokenizer.fit([c for cs in CAPTIONS.values() for c in cs], 1)
+
+
+def compile_fast() -> None:
+    """Compile without XLA and the graph optimizer, which take seconds for each function. `tests/network` uses both."""
+    search.compiled = lambda function, xla=False: backend.compiled(function)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def new_features() -> Features:

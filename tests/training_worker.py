@@ -15,11 +15,12 @@ from captioning.training.workers import WorkerError, connect
 
 try:
     workers = connect(timeout=float(os.environ.get("TIMEOUT", 300)))
-    from training_runs import new_decoder, new_run
+    from training_runs import compile_fast, new_decoder, new_run
 
     from captioning.training.self_critical import SelfCriticalTraining
     from captioning.training.teacher_forcing import Training
 
+    compile_fast()
     kinds = {"forcing": Training, "self-critical": SelfCriticalTraining}
     kind, folder, epochs, *death = sys.argv[1:]
     seed = workers.index  # the others' first weights must not count

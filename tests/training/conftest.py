@@ -6,14 +6,14 @@ from PIL import Image
 
 
 @pytest.fixture(autouse=True)
-def short_compilation(monkeypatch):
-    """Tests of training compile without XLA and graph optimizer, which take seconds. `tests/network` uses both."""
-    if search := sys.modules.get("captioning.network.search"):  # fast tests do not import TensorFlow
+def compiles_fast(monkeypatch):
+    """Tests that have imported TensorFlow compile without XLA and the graph optimizer."""
+    if search := sys.modules.get("captioning.network.search"):
         import tensorflow as tf
+        from training_runs import compile_fast
 
-        compiled = search.compiled
-        monkeypatch.setattr(search, "compiled", lambda function, xla=False: compiled(function))
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        monkeypatch.setattr(search, "compiled", search.compiled)  # restores it afterwards
+        compile_fast()
         yield
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
     else:

@@ -65,16 +65,16 @@ BATCH = {"BATCH_SIZE": "23"}
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """The folder and the ends of a training of 20 steps, 2 an epoch, with two workers."""
+    """The folder and the ends of a training of 12 steps, 2 an epoch, with two workers."""
     folder = tmp_path_factory.mktemp("two")
-    return folder, train(2, folder, "forcing", "10", **BATCH)
+    return folder, train(2, folder, "forcing", "6", **BATCH)
 
 
 @pytest.mark.slow
 def test_two_workers_learn_what_one_does(two, tmp_path):
     """Slow: three processes load TensorFlow."""
-    (one,), (folder, two) = train(1, tmp_path, "forcing", "10", **BATCH), two
-    assert len(one["losses"]) == 20 and one["losses"][-1] < 0.9 * one["losses"][0]
+    (one,), (folder, two) = train(1, tmp_path, "forcing", "6", **BATCH), two
+    assert len(one["losses"]) == 12 and one["losses"][-1] < 0.9 * one["losses"][0]
     for worker in two:
         np.testing.assert_allclose(worker["losses"], one["losses"], rtol=1e-3)
     for key in ("losses", "weights"):
@@ -100,15 +100,15 @@ def test_a_worker_that_is_killed_costs_only_time(two, tmp_path):
     addresses, (_, (whole, _)) = cluster(2), two
     (tmp_path / "worker-1").mkdir()
     processes = [
-        start(addresses, 0, tmp_path, "forcing", "10", **BATCH),
-        start(addresses, 1, tmp_path / "worker-1", "forcing", "10", "13", **BATCH),
+        start(addresses, 0, tmp_path, "forcing", "6", **BATCH),
+        start(addresses, 1, tmp_path / "worker-1", "forcing", "6", "7", **BATCH),
     ]
     (code, text), (killed, _) = finish(*processes)
     assert killed == -signal.SIGKILL
     assert code == 2 and text.startswith("error: a worker was lost: start all again")
-    assert len(json.loads((tmp_path / "log.json").read_text())["history"]["loss"]) == 6
-    (resumed,) = train(1, tmp_path, "forcing", "10", **BATCH)
-    np.testing.assert_allclose(resumed["losses"], whole["losses"][12:], rtol=1e-3)
+    assert len(json.loads((tmp_path / "log.json").read_text())["history"]["loss"]) == 3
+    (resumed,) = train(1, tmp_path, "forcing", "6", **BATCH)
+    np.testing.assert_allclose(resumed["losses"], whole["losses"][6:], rtol=1e-3)
     np.testing.assert_allclose(resumed["history"], whole["history"], rtol=1e-3)
 
 
