@@ -8,16 +8,15 @@ from PIL import Image
 @pytest.fixture(autouse=True)
 def compiles_fast(monkeypatch):
     """Tests that have imported TensorFlow compile without XLA and the graph optimizer."""
-    if search := sys.modules.get("captioning.network.search"):
-        import tensorflow as tf
+    search = sys.modules.get("captioning.network.search")
+    if search:
         from training_runs import compile_fast
 
         monkeypatch.setattr(search, "compiled", search.compiled)  # restores it afterwards
         compile_fast()
-        yield
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
-    else:
-        yield
+    yield
+    if search:
+        sys.modules["tensorflow"].config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 @pytest.fixture
