@@ -16,12 +16,12 @@ COLOURS = {"red": (225, 25, 25), "green": (20, 170, 40), "blue": (30, 50, 225), 
 SHAPES = ("circle", "square", "triangle")
 BACKGROUNDS = {"black": (10, 10, 10), "white": (245, 245, 245)}
 
-CAPTIONS = (
-    "A {colour} {shape} on a {background} background .",
+CAPTIONS = (  # at most seven words, so that training compiles for eight tokens only
+    "A {colour} {shape} on {background} .",
     "There is a {colour} {shape} on {background} .",
-    "A {colour} {shape} is drawn on a {background} background .",
+    "A {colour} {shape} is drawn on {background} .",
     "A big {colour} {shape} on {background} .",
-    "The picture shows a {colour} {shape} on a {background} background .",
+    "The picture shows a {colour} {shape} .",
 )
 GERMAN = (
     "Ein {shape}, {colour}, vor {background} .",

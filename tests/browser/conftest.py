@@ -25,7 +25,7 @@ playwright.expect.set_options(timeout=30_000)  # the machine may be busy
 
 @pytest.fixture(scope="module")
 def chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
+    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
     with playwright.sync_playwright() as driver:
         own = driver.chromium.executable_path  # where "playwright install chromium" puts one
         path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), own)
