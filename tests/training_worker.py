@@ -1,45 +1,44 @@
-"""One worker of a training, for tests: python training_worker.py KIND FOLDER EPOCHS [STEP]
-
-The cluster is in TF_CONFIG. It writes the loss of each step and the last weights into FOLDER, and kills itself before
-step STEP.
-"""
+"""One worker of a training, for tests."""
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
+from training_runs import compile_fast, new_decoder, new_run
 
+from captioning.training.self_critical import SelfCriticalTraining
+from captioning.training.teacher_forcing import Training
 from captioning.training.workers import WorkerError, connect
 
-try:
-    workers = connect(timeout=float(os.environ.get("TIMEOUT", 300)))
-    from training_runs import compile_fast, new_decoder, new_run
+KINDS = {"forcing": Training, "self-critical": SelfCriticalTraining}
 
-    from captioning.training.self_critical import SelfCriticalTraining
-    from captioning.training.teacher_forcing import Training
 
-    compile_fast()
-    kinds = {"forcing": Training, "self-critical": SelfCriticalTraining}
-    kind, folder, epochs, *death = sys.argv[1:]
-    seed = workers.index  # the others' first weights must not count
-    batch_size = int(os.environ.get("BATCH_SIZE", 7))
-    training = new_run(kinds[kind], Path(folder), new_decoder(seed), epochs=int(epochs), batch_size=batch_size,
-                       workers=workers)  # fmt: skip
-    losses: list[float] = []
-    step = training._step
+def work(tf_config: str, folder: Path, kind="forcing", epochs=1, batch_size=7, timeout=300.0, death=None) -> None:
+    """Train as one worker of the cluster ``tf_config``, in a process of its own.
 
-    def recorded(*arguments):
-        if death and len(losses) == int(death[0]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        losses.append(float(step(*arguments)))
-        return losses[-1]
+    It writes the loss of each step and the last weights into ``folder``. An error goes to ``folder``/error.txt, with
+    exit code 2. Before step ``death``, the process kills itself.
+    """
+    os.environ["TF_CONFIG"] = tf_config
+    try:
+        workers = connect(timeout)
+        compile_fast()
+        decoder = new_decoder(workers.index)  # the others' first weights must not count
+        training = new_run(KINDS[kind], folder, decoder, epochs=epochs, batch_size=batch_size, workers=workers)
+        losses: list[float] = []
+        step = training._step
 
-    training._step = recorded
-    history = training.run()
-    weights = np.concatenate([w.ravel() for w in training.decoder.get_weights()])
-    np.savez(Path(folder) / f"end-{workers.index}.npz", losses=losses, weights=weights, history=history["loss"])
-except WorkerError as error:
-    print(f"error: {error}", file=sys.stderr)
-    os._exit(2)
+        def recorded(*arguments):
+            if len(losses) == death:
+                os.kill(os.getpid(), signal.SIGKILL)
+            losses.append(float(step(*arguments)))
+            return losses[-1]
+
+        training._step = recorded
+        history = training.run()
+        weights = np.concatenate([w.ravel() for w in training.decoder.get_weights()])
+        np.savez(folder / "end.npz", losses=losses, weights=weights, history=history["loss"])
+    except WorkerError as error:
+        (folder / "error.txt").write_text(str(error))
+        os._exit(2)

@@ -1,20 +1,19 @@
 """Training on several workers: real processes on loopback."""
 
 import json
-import os
+import multiprocessing
 import signal
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from training_worker import work
 
 from captioning.training import workers
 from captioning.training.workers import ONE, WorkerError, connect
 
-SCRIPT = ROOT / "tests" / "training_worker.py"
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["keras"])  # with TensorFlow, once for all workers
 
 
 def cluster(count: int) -> list[str]:
@@ -30,50 +29,48 @@ def config(addresses: list[str], index: int) -> str:
     return json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
 
 
-def start(addresses, index, folder, *arguments, **environment) -> subprocess.Popen:
-    paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "TF_CONFIG": config(addresses, index)}
-    environment = os.environ | paths | environment
-    kind, *rest = arguments
-    command = [sys.executable, SCRIPT, kind, folder, *rest]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def start(addresses, index, folder, **settings):
+    """Start a worker of `training_worker.work` in a folder of its own."""
+    folder.mkdir(exist_ok=True, parents=True)
+    (folder / "error.txt").unlink(missing_ok=True)  # of an earlier run
+    process = PROCESSES.Process(target=work, args=(config(addresses, index), folder), kwargs=settings)
+    process.start()
+    return process, folder
 
 
-def finish(*processes) -> list[tuple[int, str]]:
-    """Exit code and last line of standard error of each."""
-    try:
-        ends = [(process.communicate(timeout=900)[1], process.returncode) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(code, text.strip().split("\n")[-1]) for text, code in ends]
+def finish(*started) -> list[tuple[int, str]]:
+    """Exit code and error of each."""
+    for process, _ in started:
+        process.join(900)
+        process.kill()
+    errors = (folder / "error.txt" for _, folder in started)
+    return [(process.exitcode, e.read_text() if e.exists() else "") for (process, _), e in zip(started, errors)]
 
 
-def train(count, folder, *arguments, **environment) -> list[dict[str, np.ndarray]]:
+def train(count, folder, **settings) -> list[dict[str, np.ndarray]]:
     """Run a training with so many workers, worker 0 in this folder; what each wrote at its end."""
     addresses = cluster(count)
-    folders = [folder, *(folder / f"worker-{i}" for i in range(1, count))]
-    for each in folders:
-        each.mkdir(exist_ok=True, parents=True)
-    ends = finish(*(start(addresses, i, each, *arguments, **environment) for i, each in enumerate(folders)))
-    assert [code for code, _ in ends] == [0] * count, ends
-    return [dict(np.load(each / f"end-{i}.npz")) for i, each in enumerate(folders)]
+    started = [start(addresses, i, folder / f"worker-{i}" if i else folder, **settings) for i in range(count)]
+    ends = finish(*started)
+    assert ends == [(0, "")] * count
+    return [dict(np.load(own / "end.npz")) for _, own in started]
 
 
-BATCH = {"BATCH_SIZE": "23"}
-"""It has unequal halves. For the last of the 24 photos, there is only one worker."""
+SIX_EPOCHS = {"epochs": 6, "batch_size": 23}
+"""Of two steps each. A batch has unequal halves. For the last of the 24 photos, there is only one worker."""
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """The folder and the ends of a training of 12 steps, 2 an epoch, with two workers."""
     folder = tmp_path_factory.mktemp("two")
-    return folder, train(2, folder, "forcing", "6", **BATCH)
+    return folder, train(2, folder, **SIX_EPOCHS)
 
 
 @pytest.mark.slow
 def test_two_workers_learn_what_one_does(two, tmp_path):
-    """Slow: three processes load TensorFlow."""
-    (one,), (folder, two) = train(1, tmp_path, "forcing", "6", **BATCH), two
+    """Slow: it compiles the training in three processes."""
+    (one,), (folder, two) = train(1, tmp_path, **SIX_EPOCHS), two
     assert len(one["losses"]) == 12 and one["losses"][-1] < 0.9 * one["losses"][0]
     for worker in two:
         np.testing.assert_allclose(worker["losses"], one["losses"], rtol=1e-3)
@@ -84,8 +81,8 @@ def test_two_workers_learn_what_one_does(two, tmp_path):
 
 @pytest.mark.slow
 def test_self_critical_training_on_two_workers(tmp_path):
-    """Their samples differ, their weights do not. Slow: two processes load TensorFlow."""
-    one, other = train(2, tmp_path, "self-critical", "1")
+    """Their samples differ, their weights do not. Slow: it compiles the training in two processes."""
+    one, other = train(2, tmp_path, kind="self-critical")
     np.testing.assert_array_equal(one["weights"], other["weights"])
     np.testing.assert_array_equal(one["losses"], other["losses"])
     assert np.isfinite(one["losses"]).all() and len(one["losses"]) == 4
@@ -95,31 +92,30 @@ def test_self_critical_training_on_two_workers(tmp_path):
 def test_a_worker_that_is_killed_costs_only_time(two, tmp_path):
     """The other stops with one sentence. A single worker then goes on after the last epoch, to the same end.
 
-    Slow: three processes load TensorFlow, and those of `two`.
+    Slow: it compiles the training in three processes, besides those of `two`.
     """
     addresses, (_, (whole, _)) = cluster(2), two
-    (tmp_path / "worker-1").mkdir()
     processes = [
-        start(addresses, 0, tmp_path, "forcing", "6", **BATCH),
-        start(addresses, 1, tmp_path / "worker-1", "forcing", "6", "7", **BATCH),
+        start(addresses, 0, tmp_path, **SIX_EPOCHS),
+        start(addresses, 1, tmp_path / "worker-1", **SIX_EPOCHS, death=7),
     ]
     (code, text), (killed, _) = finish(*processes)
     assert killed == -signal.SIGKILL
-    assert code == 2 and text.startswith("error: a worker was lost: start all again")
+    assert code == 2 and text.startswith("a worker was lost: start all again")
     assert len(json.loads((tmp_path / "log.json").read_text())["history"]["loss"]) == 3
-    (resumed,) = train(1, tmp_path, "forcing", "6", **BATCH)
+    (resumed,) = train(1, tmp_path, **SIX_EPOCHS)
     np.testing.assert_allclose(resumed["losses"], whole["losses"][6:], rtol=1e-3)
     np.testing.assert_allclose(resumed["history"], whole["history"], rtol=1e-3)
 
 
 @pytest.mark.slow
 def test_workers_that_do_not_meet_say_so(tmp_path):
-    """Slow: four processes load TensorFlow."""
+    """Slow: the first waits for five seconds."""
     absent, unequal = cluster(2), cluster(3)
     first, second, third = finish(
-        start(absent, 0, tmp_path, "forcing", "1", TIMEOUT="5"),
-        start(unequal[:2], 0, tmp_path, "forcing", "1"),
-        start(unequal, 1, tmp_path, "forcing", "1"),
+        start(absent, 0, tmp_path / "first", timeout=5),
+        start(unequal[:2], 0, tmp_path / "second"),
+        start(unequal, 1, tmp_path / "third"),
     )
     assert first[0] == 2 and "did not meet all of " + ", ".join(absent) in first[1]
     for code, text in (second, third):
@@ -128,9 +124,9 @@ def test_workers_that_do_not_meet_say_so(tmp_path):
 
 @pytest.mark.slow
 def test_workers_with_other_settings_do_not_train(tmp_path):
-    """Slow: two processes load TensorFlow."""
+    """Slow: two processes with TensorFlow."""
     addresses = cluster(2)
-    ends = finish(*(start(addresses, i, tmp_path, "forcing", "1", BATCH_SIZE=str(7 + i)) for i in range(2)))
+    ends = finish(*(start(addresses, i, tmp_path / str(i), batch_size=7 + i) for i in range(2)))
     for code, text in ends:
         assert code == 2 and "same settings" in text
 
