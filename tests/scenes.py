@@ -21,7 +21,7 @@ CAPTIONS = (  # at most seven words, so that training compiles for eight tokens 
     "There is a {colour} {shape} on {background} .",
     "A {colour} {shape} is drawn on {background} .",
     "A big {colour} {shape} on {background} .",
-    "The picture shows a {colour} {shape} .",
+    "This shows a {colour} {shape} on {background} .",
 )
 GERMAN = (
     "Ein {shape}, {colour}, vor {background} .",

@@ -36,7 +36,8 @@ def test_every_network(name, size, grid, depth, range_):
     assert (encoder.image_size, encoder.grid, encoder.depth) == (size, grid, depth)
     prepared = np.asarray(encoder._preprocess(np.array([[[[0, 0, 0], [255, 255, 255]]]], "float32")))
     assert range_[0] <= prepared.min() < 0 < prepared.max() <= range_[1]
-    check_quantized(encoder, quantized_encoder(encoder), 0.05)
+    if name != "resnet50":  # test_notebooks.py and test_bulk_cluster.py convert that one
+        check_quantized(encoder, quantized_encoder(encoder), 0.05)
     check_fine_tuning_without_the_first_half(encoder)
 
 
