@@ -25,7 +25,7 @@ CAPTIONS = (  # at most seven words, so that training compiles for eight tokens 
 )
 GERMAN = (
     "Ein {shape}, {colour}, vor {background} .",
-    "Das Bild zeigt einen {shape} vor {background}, {colour} .",
+    "Hier ist ein {shape} vor {background}, {colour} .",
 )
 GERMAN_WORDS = {
     **{"red": "rot", "green": "grün", "blue": "blau", "yellow": "gelb"},
