@@ -87,15 +87,15 @@ def test_training_uses_all_views_and_validates_on_the_whole_photo(cls, uncompile
 @pytest.mark.parametrize("cls", [Training, SelfCriticalTraining])
 def test_an_interrupted_run_ends_as_a_whole_one(cls, uncompiled, tmp_path):
     """With dropout, too. Slow: three runs."""
-    whole = new_run(cls, tmp_path / "whole", new_decoder(dropout=0.3), epochs=2).run()
+    whole = new_run(cls, tmp_path / "whole", new_decoder(dropout=0.3), epochs=2, batch_size=12).run()
 
     def interrupt(epoch, values):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        new_run(cls, tmp_path / "cut", new_decoder(dropout=0.3), epochs=2).run(interrupt)
+        new_run(cls, tmp_path / "cut", new_decoder(dropout=0.3), epochs=2, batch_size=12).run(interrupt)
     epochs = []
-    resumed = new_run(cls, tmp_path / "cut", new_decoder(dropout=0.3), epochs=2).run(
+    resumed = new_run(cls, tmp_path / "cut", new_decoder(dropout=0.3), epochs=2, batch_size=12).run(
         lambda epoch, _: epochs.append(epoch)
     )
     assert epochs == [1]
@@ -106,9 +106,11 @@ def test_other_settings_start_from_the_beginning(uncompiled, tmp_path):
     """Slow: four runs."""
     epochs = []
     for decoder, settings in ((None, {}), (None, {"learning_rate": 1e-2}), (new_decoder(seed=1), {})):
-        new_run(Training, tmp_path, decoder, epochs=1, **settings).run(lambda epoch, _: epochs.append(epoch))
+        new_run(Training, tmp_path, decoder, epochs=1, batch_size=12, **settings).run(
+            lambda epoch, _: epochs.append(epoch)
+        )
     assert epochs == [0, 0, 0]
-    new_run(Training, tmp_path, new_decoder(seed=1), epochs=1).run(lambda epoch, _: epochs.append(epoch))
+    new_run(Training, tmp_path, new_decoder(seed=1), epochs=1, batch_size=12).run(lambda epoch, _: epochs.append(epoch))
     assert epochs == [0, 0, 0], "the same settings"
 
 
