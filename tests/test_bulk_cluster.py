@@ -1,4 +1,7 @@
-"""Bulk captions on real Ray: a cluster of two nodes, and this machine alone."""
+"""Bulk captions on real Ray: a cluster of two nodes, and this machine alone.
+
+Slow: Ray starts many processes.
+"""
 
 import contextlib
 import json
@@ -17,6 +20,8 @@ from captioning import artifacts
 
 ray_cluster = pytest.importorskip("ray.cluster_utils", reason="needs requirements-cluster.txt")
 import pandas  # noqa: E402
+
+pytestmark = pytest.mark.slow
 
 
 def bulk(*arguments, environment=()):
@@ -77,9 +82,8 @@ def actors():
     return found
 
 
-@pytest.mark.slow
 def test_an_actor_and_a_node_are_killed(cluster, photos, expected, tmp_path):
-    """Slow: starts a cluster of two nodes."""
+    """On a cluster of two nodes."""
     run = bulk(photos, "--output", tmp_path, "--address", cluster.address, "--format", "coco")
     shards = tmp_path / "captions.parquet"
     wait_until(lambda: len(actors()) == 2 and list(shards.glob("*.parquet")), 300)
@@ -93,9 +97,8 @@ def test_an_actor_and_a_node_are_killed(cluster, photos, expected, tmp_path):
     assert len(json.loads((tmp_path / "captions.coco.json").read_text())) == 120
 
 
-@pytest.mark.slow
 def test_features_are_those_of_notebook_01(generator, tmp_path, monkeypatch):
-    """Slow: it converts a ResNet50. The exported encoder that ships is the other conversion of the same weights."""
+    """The exported encoder that ships is the other conversion of the same weights."""
     from captioning.network.encoder import Encoder
     from captioning.training.datasets import load_dataset
     from captioning.training.features import extract_features

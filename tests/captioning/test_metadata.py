@@ -105,8 +105,10 @@ def compressed(data: bytes) -> bytes:
     return data[data.index(b"IDAT") - 4 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_written_in_place(kind, tmp_path, exiftool):
+    """Slow: it starts ExifTool four times."""
     path, data = tmp_path / f"photo.{SUFFIX[kind.split(' ')[0].strip(',').upper()]}", KINDS[kind]()
     path.write_bytes(data)
     os.chmod(path, 0o640)
@@ -140,8 +142,9 @@ def test_existing_text_is_kept_unless_it_is_overwritten(kind):
         assert again == data
 
 
+@pytest.mark.slow
 def test_what_another_program_wrote_is_kept(tmp_path, exiftool):
-    """ExifTool writes a photo with metadata of all kinds; then the text is added to it."""
+    """ExifTool writes a photo with metadata of all kinds; then the text is added to it. Slow: it starts ExifTool."""
     for format, suffix in SUFFIX.items():
         path = tmp_path / f"photo.{suffix}"
         path.write_bytes(encoded(format))
@@ -166,7 +169,9 @@ def test_what_another_program_wrote_is_kept(tmp_path, exiftool):
         assert found["XMP-dc:Title"] == "A title"
 
 
+@pytest.mark.slow
 def test_sidecar(tmp_path, exiftool):
+    """Slow: it starts ExifTool."""
     path = tmp_path / "photo.heic"
     path.write_bytes(b"not opened")
     assert write_metadata(path, TEXT) == []

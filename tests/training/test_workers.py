@@ -7,7 +7,6 @@ import socket
 
 import numpy as np
 import pytest
-from training_worker import work
 
 from captioning.training import workers
 from captioning.training.workers import ONE, WorkerError, connect
@@ -31,6 +30,8 @@ def config(addresses: list[str], index: int) -> str:
 
 def start(addresses, index, folder, **settings):
     """Start a worker of `training_worker.work` in a folder of its own."""
+    from training_worker import work  # imports TensorFlow
+
     folder.mkdir(exist_ok=True, parents=True)
     (folder / "error.txt").unlink(missing_ok=True)  # of an earlier run
     process = PROCESSES.Process(target=work, args=(config(addresses, index), folder), kwargs=settings)

@@ -216,6 +216,7 @@ def files_in(*folders) -> set:
     return {path for path in paths if path.is_file() and not path.name.startswith(".")}
 
 
+@pytest.mark.slow
 def test_mutated_pictures(small_app, send, monkeypatch, tmp_path):
     """They cause no 5xx, no delay, and no growth of memory or of a folder. FUZZ_FILES=10000 tries more of them.
 
