@@ -64,7 +64,7 @@ def trained(tmp_path_factory):
     paths = {"DATASET": str(draw_dataset(folder / "scenes")), "ARTIFACTS": str(folder / "artifacts")}
     weights = {"ENCODER_WEIGHTS": str(ROOT / "artifacts" / "encoder.weights.h5")}
     run("01-data-preparation", folder, IMAGE_SIZE=64, MINIMUM_COUNT=1, **paths, **weights)
-    small = {"UNITS": 64, "NARROW_UNITS": 48, "BATCH_SIZE": 24, "LEARNING_RATE": 5e-3, "PRECISION": "float32"}
+    small = {"UNITS": 64, "NARROW_UNITS": 48, "BATCH_SIZE": 24, "LEARNING_RATE": 5e-3}
     epochs = {"EPOCHS": 20, "FINE_TUNING_EPOCHS": 1, "DISTILLATION_EPOCHS": 2, "SELF_CRITICAL_EPOCHS": 1, "VIEWS": 1}
     run("02-model-training", folder, SHORTER, **small, **epochs, **paths, **weights)
     run("03-model-evaluation", folder, WITHOUT_JAVA, BEAM_WIDTHS=[3], **paths)
