@@ -1,4 +1,4 @@
-# Gets a browser for the tests where there is none; without one they are skipped and say so.
+# Gets a browser for the tests; without one they are skipped and say so.
 # The headless shell takes two thirds of the processor time of the whole Chromium.
 command -v chromium-headless-shell >/dev/null && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -3,6 +3,8 @@
 Slow: it converts models.
 """
 
+import contextlib
+import io
 import logging
 import runpy
 import shutil
@@ -116,9 +118,10 @@ def test_exported_search_keeps_its_weights(decoder, search):
 def exported_folder(keras_folder, tmp_path_factory):
     """`keras_folder`, exported for beam widths up to 3, because a conversion takes seconds."""
     folder = shutil.copytree(keras_folder, tmp_path_factory.mktemp("exported") / "artifacts")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as output:
         patch.setattr(export, "MAX_BEAM_WIDTH", 3)
         assert export.main([str(folder)]) == 0
+    assert output.getvalue() == ""
     return folder
 
 
