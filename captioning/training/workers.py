@@ -108,7 +108,8 @@ def connect(timeout: float = TIMEOUT) -> Workers:
     Call it before anything else that uses TensorFlow.
 
     Raises:
-        WorkerError: ``TF_CONFIG`` is wrong, or the others are not there after ``timeout`` seconds.
+        WorkerError: ``TF_CONFIG`` is wrong, the address of this worker is taken, another worker has ended, or not all
+            are there after ``timeout`` seconds.
     """
     if not os.environ.get("TF_CONFIG"):
         return ONE
@@ -148,9 +149,14 @@ def connect(timeout: float = TIMEOUT) -> Workers:
     except (tf.errors.OpError, RuntimeError) as error:
         if "joining a group" in str(error):
             raise WorkerError("the workers were started with lists of different lengths: give all the same") from error
+        if isinstance(error, tf.errors.DeadlineExceededError):
+            raise WorkerError(
+                f"worker {index} did not meet all of {', '.join(addresses)} within {timeout:.0f} s: start all within "
+                "this time with the same list, and let them reach these ports"
+            ) from error
         raise WorkerError(
-            f"worker {index} did not meet all of {', '.join(addresses)} within {timeout:.0f} s: start all within this "
-            "time with the same list, and let them reach these ports"
+            f"worker {index} could not join the others: if another one ended with an error, mend that, otherwise make "
+            f"sure that {addresses[index]} is a free port of this machine; then start all again"
         ) from error
     return workers
 

@@ -112,15 +112,21 @@ def test_a_worker_that_is_killed_costs_only_time(two, tmp_path):
 @pytest.mark.slow
 def test_workers_that_do_not_meet_say_so(tmp_path):
     """Slow: the first waits for five seconds."""
-    absent, unequal = cluster(2), cluster(3)
-    first, second, third = finish(
-        start(absent, 0, tmp_path / "first", timeout=5),
-        start(unequal[:2], 0, tmp_path / "second"),
-        start(unequal, 1, tmp_path / "third"),
-    )
-    assert first[0] == 2 and "did not meet all of " + ", ".join(absent) in first[1]
-    for code, text in (second, third):
-        assert code == 2 and "lists of different lengths" in text
+    absent, unequal, taken = cluster(2), cluster(3), cluster(2)
+    with socket.create_server(("127.0.0.1", int(taken[0].rpartition(":")[2]))):
+        first, second, third, fourth = finish(
+            start(absent, 0, tmp_path / "first", timeout=5),
+            start(unequal[:2], 0, tmp_path / "second"),
+            start(unequal, 1, tmp_path / "third"),
+            start(taken, 0, tmp_path / "fourth"),
+        )
+    assert [code for code, _ in (first, second, third, fourth)] == [2] * 4
+    assert "did not meet all of " + ", ".join(absent) in first[1]
+    different, ended = "lists of different lengths", "could not join the others: if another one ended"
+    texts = second[1], third[1]
+    assert any(different in text for text in texts)
+    assert all(different in text or ended in text for text in texts), "the one may end before it answers the other"
+    assert f"make sure that {taken[0]} is a free port" in fourth[1]
 
 
 @pytest.mark.slow
