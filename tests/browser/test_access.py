@@ -1,7 +1,9 @@
-"""Everybody can use the page: WCAG 2.2 AA as far as machines can check, keyboard, sizes, motion.
+"""Everybody can use the pages: WCAG 2.2 AA as far as machines can check, keyboard, sizes, motion.
 
 Slow: each test opens pages in a real browser.
 """
+
+import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -10,8 +12,12 @@ from playwright.sync_api import expect
 from test_gallery import fill, photos
 from test_html import draft
 from test_page import describe, hold
+from test_video_page import describe as describe_clip
+from test_video_page import webm
 
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+LOOKS = {"runOnly": ["color-contrast", "link-in-text-block", "target-size"]}
+"""The rules whose result depends on colours and sizes."""
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +102,36 @@ def gallery_delete(page):
     page.get_by_role("button", name="Delete everything …").click()
 
 
+def video_empty(page):
+    page.goto(page.url + "video")
+
+
+def video_working(page):
+    video_empty(page)
+    page.route(re.compile("/api/videos/"), lambda route: route.fulfill(json={"state": "running", "progress": 0.4}))
+    page.set_input_files("#file", webm())
+    expect(page.locator("#work")).to_be_visible()
+
+
+def video_result(page):
+    video_empty(page)
+    describe_clip(page)
+
+
+def video_error(page):
+    video_empty(page)
+    page.set_input_files("#file", webm("notes.mp4", b"not a clip"))
+    expect(page.get_by_role("alert")).to_be_visible()
+
+
+TARGETS = "button:visible:not(.words *), summary:visible, .button:visible, a:visible, select:visible"
+"""The words of a caption are links in a text, which may be smaller."""
+SIZES = """targets => targets.map(target => {
+    const box = target.getBoundingClientRect();
+    return [Math.min(box.width, box.height), target.outerHTML];
+})"""
+
+
 @pytest.mark.parametrize(
     "state",
     [
@@ -114,19 +150,27 @@ def gallery_delete(page):
         site_form,
         site_report,
         site_error,
+        video_empty,
+        video_working,
+        video_result,
+        video_error,
     ],
 )
-def test_axe_finds_nothing(visit, shoot, state):
-    """On a light desktop and a dark phone."""
+def test_axe_finds_nothing_and_targets_are_large_enough_for_a_thumb(visit, shoot, state):
+    """On a light desktop and a dark phone. On the phone, targets have 44 pixels."""
     page = visit(reduced_motion="reduce", has_touch=True)
     state(page)
-    for scheme, size in (("light", None), ("dark", PHONE["viewport"])):
+    for scheme, size, rules in (("light", None, RULES), ("dark", PHONE["viewport"], LOOKS)):
         page.emulate_media(color_scheme=scheme)
         if size:
             page.set_viewport_size(size)
         shoot(page, f"{state.__name__} {scheme}")
-        found = Axe().run(page, options=RULES)
+        found = Axe().run(page, options=rules)
         assert found.violations_count == 0, found.generate_report()
+    part = "dialog[open]" if page.locator("dialog[open]").count() else "body"
+    sizes = page.locator(part).locator(TARGETS).evaluate_all(SIZES)
+    assert len(sizes) >= 2
+    assert [target for size, target in sizes if size < 43.5] == []
 
 
 def test_keyboard_alone_reaches_everything_and_shows_where_it_is(visit):
@@ -174,19 +218,6 @@ def test_nothing_sticks_out_of_the_gallery(visit, shoot, state):
         assert page.locator("html").evaluate("html => html.scrollWidth") <= width
         assert page.locator("dialog[open]" if state is gallery_review else "main").evaluate(WIDEST) <= width
         shoot(page, f"{state.__name__} {width} wide")
-
-
-@pytest.mark.parametrize("state", [empty, result, error, gallery_empty, gallery_grid, gallery_review, gallery_delete])
-def test_targets_are_large_enough_for_a_thumb(visit, state):
-    """44 pixels. The words of a caption are links in a text, which may be smaller."""
-    page = visit(**PHONE)
-    state(page)
-    page = page.locator("dialog[open]") if page.locator("dialog[open]").count() else page
-    targets = page.locator("button:visible:not(.words *), summary:visible, .button:visible, a:visible, select:visible")
-    assert targets.count() >= 2
-    for target in targets.all():
-        box = target.bounding_box()
-        assert min(box["width"], box["height"]) >= 43.5, target.evaluate("e => e.outerHTML")
 
 
 def test_reduced_motion(visit):
