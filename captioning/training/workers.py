@@ -113,20 +113,7 @@ def connect(timeout: float = TIMEOUT) -> Workers:
     """
     if not os.environ.get("TF_CONFIG"):
         return ONE
-    try:
-        config = json.loads(os.environ["TF_CONFIG"])
-        (kind, addresses), *others = config["cluster"].items()
-        index = int(config["task"]["index"])
-        if kind != "worker" or others or not all(isinstance(address, str) for address in addresses):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise WorkerError('TF_CONFIG must be {"cluster": {"worker": [ADDRESS, …]}, "task": {…, "index": 0}}') from None
-    if not all(a.rpartition(":")[0] and a.rpartition(":")[2].isdecimal() for a in addresses):
-        raise WorkerError(f"{','.join(addresses)}: each worker is HOST:PORT, separated by commas")
-    if len(set(addresses)) < len(addresses):
-        raise WorkerError(f"{','.join(addresses)}: two workers have the same address")
-    if not 0 <= index < len(addresses):
-        raise WorkerError(f"there is no worker {index}: the {len(addresses)} workers are 0 to {len(addresses) - 1}")
+    addresses, index = _read_config(os.environ["TF_CONFIG"])
     if len(addresses) == 1:
         return ONE
     import tensorflow as tf
@@ -161,6 +148,25 @@ def connect(timeout: float = TIMEOUT) -> Workers:
     return workers
 
 
+def _read_config(text: str) -> tuple[list[str], int]:
+    """The addresses of all workers and the number of this one. Raises WorkerError."""
+    try:
+        config = json.loads(text)
+        (kind, addresses), *others = config["cluster"].items()
+        index = int(config["task"]["index"])
+        if kind != "worker" or others or not all(isinstance(address, str) for address in addresses):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise WorkerError('TF_CONFIG must be {"cluster": {"worker": [ADDRESS, …]}, "task": {…, "index": 0}}') from None
+    if not all(a.rpartition(":")[0] and a.rpartition(":")[2].isdecimal() for a in addresses):
+        raise WorkerError(f"{','.join(addresses)}: each worker is HOST:PORT, separated by commas")
+    if len(set(addresses)) < len(addresses):
+        raise WorkerError(f"{','.join(addresses)}: two workers have the same address")
+    if not 0 <= index < len(addresses):
+        raise WorkerError(f"there is no worker {index}: the {len(addresses)} workers are 0 to {len(addresses) - 1}")
+    return addresses, index
+
+
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
@@ -182,6 +188,11 @@ def main(arguments: list[str] | None = None) -> int:
     parameters = {name: _value(value) for name, value in options.p}
     task = {"type": "worker", "index": options.index}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": options.workers.split(",")}, "task": task})
+    try:
+        _read_config(os.environ["TF_CONFIG"])
+    except WorkerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     notebook, executed = ROOT / f"{NOTEBOOK}.ipynb", ROOT / "data" / f"{NOTEBOOK}.{options.index}.ipynb"
     executed.parent.mkdir(exist_ok=True)
     try:

@@ -31,8 +31,8 @@ def test_self_critical_training_raises_the_reward(uncompiled, tmp_path):
     assert mean_reward() > before
 
 
-def test_captions_become_as_long_as_those_of_people_but_one_word(uncompiled):
-    """Slow: twenty searches without compilation."""
+def test_captions_become_as_long_as_those_of_people_but_one_word():
+    """Slow: it compiles a search."""
     decoder, features = new_decoder(), new_features()
     decoder.word_bias.assign(1.5 * (np.arange(len(TOKENIZER)) == TOKENIZER.end))  # captions end at once
     search = make_search(decoder, TOKENIZER)

@@ -7,6 +7,8 @@ import socket
 
 import numpy as np
 import pytest
+from nbclient.exceptions import DeadKernelError
+from papermill import PapermillExecutionError
 
 from captioning.training import workers
 from captioning.training.workers import ONE, WorkerError, connect
@@ -162,9 +164,26 @@ def test_without_a_cluster_there_is_one_worker(monkeypatch):
     assert connect() is ONE
 
 
-@pytest.mark.slow
 def test_the_command_line_refuses_a_wrong_worker(capsys, monkeypatch):
-    """Slow: it starts notebook 02."""
     monkeypatch.setenv("TF_CONFIG", "")  # so that it is as before afterwards
     assert workers.main(["a:1,b:1", "2"]) == 2
-    assert capsys.readouterr().err.endswith("error: there is no worker 2: the 2 workers are 0 to 1\n")
+    assert capsys.readouterr().err == "error: there is no worker 2: the 2 workers are 0 to 1\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (PapermillExecutionError(3, 2, "", "WorkerError", "a worker was lost", ""), 2, "error: a worker was lost\n"),
+        (PapermillExecutionError(3, 2, "", "KeyError", "'x'", ""), 1, "error: KeyError: 'x'; see "),
+        (DeadKernelError("Kernel died"), 1, "was killed: start all workers again"),
+    ],
+)
+def test_the_command_line_says_why_the_notebook_failed(error, code, message, capsys, monkeypatch, tmp_path):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setenv("TF_CONFIG", "")
+    monkeypatch.setattr(workers, "ROOT", tmp_path)
+    monkeypatch.setattr("papermill.execute_notebook", fail)
+    assert workers.main(["a:1,b:1", "1"]) == code
+    assert message in capsys.readouterr().err
