@@ -32,7 +32,7 @@ from captioning.training import languages
 compile_fast()
 convert = export.convert_search
 export.convert_search = lambda d, t, width, *s: convert(d, t, width, *s) if width == 3 else {{}}  # each takes seconds
-languages.SEVERAL_CAPTIONS = languages.Schedule(epochs=12, self_critical_epochs=0, batch_size=12)  # epochs are short
+languages.SEVERAL_CAPTIONS = languages.Schedule(epochs=20, self_critical_epochs=0, batch_size=12)  # epochs are short
 """
 
 WITHOUT_JAVA = """
@@ -65,7 +65,7 @@ def trained(tmp_path_factory):
     weights = {"ENCODER_WEIGHTS": str(ROOT / "artifacts" / "encoder.weights.h5")}
     run("01-data-preparation", folder, IMAGE_SIZE=64, MINIMUM_COUNT=1, **paths, **weights)
     small = {"UNITS": 64, "NARROW_UNITS": 48, "BATCH_SIZE": 12, "LEARNING_RATE": 5e-3}
-    epochs = {"EPOCHS": 7, "FINE_TUNING_EPOCHS": 1, "DISTILLATION_EPOCHS": 2, "SELF_CRITICAL_EPOCHS": 1, "VIEWS": 1}
+    epochs = {"EPOCHS": 10, "FINE_TUNING_EPOCHS": 1, "DISTILLATION_EPOCHS": 2, "SELF_CRITICAL_EPOCHS": 1, "VIEWS": 1}
     run("02-model-training", folder, SHORTER, **small, **epochs, **paths, **weights)
     run("03-model-evaluation", folder, WITHOUT_JAVA, BEAM_WIDTHS=[3], **paths)
     return folder
@@ -101,7 +101,7 @@ def test_it_learns_german_too(trained):
 
 def test_history_has_one_value_an_epoch(trained):
     history = read_pickle(trained / "artifacts" / "history.pkl")
-    assert {len(column) for column in history.values()} == {11 + 12}  # and those of German
+    assert {len(column) for column in history.values()} == {14 + 20}  # and those of German
     assert {"stage", "loss", "val_loss", "val_CIDEr"} <= set(history)
 
 
