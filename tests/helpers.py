@@ -6,10 +6,12 @@ import dataclasses
 import io
 import json
 import socket
+import subprocess
 import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,16 @@ def wait_until(condition, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)
+
+
+@contextmanager
+def started(command, **options):
+    """A process whose output can be read. It does not outlive a test that fails."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class Serving:

@@ -12,7 +12,7 @@ import sys
 import urllib.request
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, started
 
 import app
 
@@ -57,16 +57,12 @@ def test_no_model(tmp_path, monkeypatch, capsys):
 def test_start():
     """It prints its address, answers, and ends at Ctrl-C."""
     command = [sys.executable, ROOT / "app.py", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        assert server.stderr
-        try:
-            ready = re.fullmatch(r"Captioner ready at (http://127\.0\.0\.1:\d+)\n", server.stdout.readline())
-            assert ready
-            with urllib.request.urlopen(f"{ready[1]}/ready") as answer:
-                assert answer.status == 200
-        finally:
-            server.send_signal(signal.SIGINT)
+    with started(command, stderr=subprocess.PIPE) as server:
+        ready = re.fullmatch(r"Captioner ready at (http://127\.0\.0\.1:\d+)\n", server.stdout.readline())
+        assert ready
+        with urllib.request.urlopen(f"{ready[1]}/ready") as answer:
+            assert answer.status == 200
+        server.send_signal(signal.SIGINT)
         assert server.wait(10) == 0
         assert [json.loads(line)["route"] for line in server.stderr] == ["/ready"]  # and no chatter of libraries
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import ROOT, picture, upload
+from helpers import ROOT, picture, started, upload
 
 DEPLOY = ROOT / "deploy"
 BOUNDARY = "----formdata-1234"
@@ -79,13 +79,10 @@ def test_the_image_serves_without_rights(image_folder, tmp_path):
     }  # fmt: skip
     if reader_is_possible(image_folder):
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", *command]
-    with subprocess.Popen(command, cwd=image_folder, env=environment, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stdout
-            address = "127.0.0.1", int(server.stdout.readline().rsplit(":", 1)[1])
-            assert upload(address) == 200
-        finally:
-            server.send_signal(signal.SIGTERM)
+    with started(command, cwd=image_folder, env=environment) as server:
+        address = "127.0.0.1", int(server.stdout.readline().rsplit(":", 1)[1])
+        assert upload(address) == 200
+        server.send_signal(signal.SIGTERM)
         assert server.wait(20) == 0
 
 

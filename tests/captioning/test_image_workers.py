@@ -19,6 +19,7 @@ import hostile_images
 import numpy as np
 import psutil
 import pytest
+from helpers import started, wait_until
 from hostile_images import LARGE, QUICK, SLOW, chunk, encoded, jpeg_of_size, png
 from PIL import Image
 
@@ -61,13 +62,6 @@ def lone_worker(**limits):
     with ImageWorkers(1, **limits) as pool:
         pool.read(PHOTO, size=32)
         yield pool, process
-
-
-def wait_until(condition, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -364,9 +358,7 @@ def test_workers_end_with_their_parent(tmp_path, number):
     busy.write_bytes(BUSY)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, script, photo, busy]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    ) as parent:
+    with started(command, env=environment, start_new_session=True) as parent:
         assert [parent.stdout.readline() for _ in range(2)] == ["imported\n", "ready\n"], (
             "workers import no main script"
         )

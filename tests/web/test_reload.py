@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, get, picture, raw_request, wait_until
+from helpers import ROOT, get, picture, raw_request, started, wait_until
 
 from captioning import artifacts
 
@@ -42,12 +42,8 @@ def server(artifacts_dir: Path, **environment: str):
     """A server process with its address; `events` are the lines of its log without those of requests."""
     command = [sys.executable, "app.py", "--port", "0"]
     environment = os.environ | {"ARTIFACTS_DIR": str(artifacts_dir), "CAPTIONER_RATE_LIMIT": ""} | environment
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with started(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as process:
         events: list[dict] = []
-        assert process.stdout
-        assert process.stderr
         log = process.stderr
 
         def read_log():
@@ -56,14 +52,12 @@ def server(artifacts_dir: Path, **environment: str):
                     events.extend(entry for entry in [json.loads(line)] if "event" in entry)
 
         reader = threading.Thread(target=read_log)
-        try:
-            port = int(process.stdout.readline().rsplit(":", 1)[1])
-            reader.start()
-            yield process, ("127.0.0.1", port), events
-        finally:
-            process.terminate()
-            process.wait(60)
-            reader.join()
+        port = int(process.stdout.readline().rsplit(":", 1)[1])
+        reader.start()
+        yield process, ("127.0.0.1", port), events
+        process.terminate()
+        process.wait(60)
+        reader.join()
 
 
 def confidence(address) -> float:

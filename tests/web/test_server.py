@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import pytest
 import waitress.buffers
-from helpers import ROOT, Serving, connect, get, keep_busy, picture, raw_request, upload, wait_until
+from helpers import ROOT, Serving, connect, get, keep_busy, picture, raw_request, started, upload, wait_until
 
 from web.server import BoundedChannel, bind
 
@@ -86,15 +86,23 @@ def test_large_uploads_stay_in_memory(small_app, monkeypatch):
             assert answer.read().count(b'<h2 class="caption">') == 3
 
 
-SLOW_MODEL = """
+BUSY_SERVER = """
 import sys
+import threading
 sys.path[:0] = ["tests", "."]
 from helpers import Brightness
 from app import create_app
 from web import metrics, server
 
+def work_after_a_line():
+    sys.stdin.readline()
+    model.gate.set()
+
+model = Brightness()
+model.gate.clear()
+threading.Thread(target=work_after_a_line, daemon=True).start()
 listener = server.bind("127.0.0.1", 0)
-captioner = create_app({"MAX_BATCH": 1}, Brightness(1))
+captioner = create_app({"MAX_BATCH": 1}, model)
 metrics.log_requests()
 waitress_server = server.make_server(captioner, listener)
 print(listener.getsockname()[1], flush=True)
@@ -107,10 +115,10 @@ server.run(waitress_server, captioner)
 def test_stop_finishes_what_has_begun(number):
     """Also for a client that keeps its connection: its next photo is refused.
 
-    Slow: three photos of a second each.
+    Slow: it starts a server.
     """
-    command = [sys.executable, "-c", SLOW_MODEL]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    command = [sys.executable, "-c", BUSY_SERVER]
+    with started(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as server:
         address = "127.0.0.1", int(server.stdout.readline())
         with connect(address) as idle, ThreadPoolExecutor(3) as clients:
             served = [clients.submit(upload, address) for _ in range(3)]
@@ -120,6 +128,8 @@ def test_stop_finishes_what_has_begun(number):
             idle.sendall(raw_request(picture()))
             refused = idle.recv(9999)
             assert refused.startswith(b"HTTP/1.1 503") and b"Retry-After" in refused
+            server.stdin.write("work\n")
+            server.stdin.flush()
             assert [answer.result() for answer in served] == [200, 200, 200]
         assert server.wait(10) == 0
         lines = [json.loads(line) for line in server.stderr if line.startswith("{")]
@@ -132,8 +142,8 @@ def test_stop_finishes_what_has_begun(number):
 def test_a_killed_server_starts_again():
     """It leaves no lock and no file behind. Slow: it starts a server."""
     before = sorted(os.listdir(ROOT))
-    command = [sys.executable, "-c", SLOW_MODEL]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    command = [sys.executable, "-c", BUSY_SERVER]
+    with started(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         address = "127.0.0.1", int(server.stdout.readline())
         with connect(address) as client:
             client.sendall(raw_request(picture()))
