@@ -99,8 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     metrics.log_requests()
     waitress_server = server.make_server(app, listener)
     host = f"[{options.host}]" if ":" in options.host else options.host
-    print(f"Captioner ready at http://{host}:{listener.getsockname()[1]}", flush=True)
-    server.run(waitress_server, app)
+    server.run(waitress_server, app, f"Captioner ready at http://{host}:{listener.getsockname()[1]}")
     return 0
 
 

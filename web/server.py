@@ -99,8 +99,8 @@ class BoundedChannel(HTTPChannel):
         return super().received(data)
 
 
-def run(server: Any, app: Flask) -> None:
-    """Run the server until SIGTERM or Ctrl-C. SIGHUP reloads the model.
+def run(server: Any, app: Flask, ready: str) -> None:
+    """Print ``ready`` and run the server until SIGTERM or Ctrl-C. SIGHUP reloads the model.
 
     At the end, finish the requests under way, refuse new photos (503), and return, at the latest after
     ``REQUEST_TIMEOUT``. Waitress's own `run` would cut answers that are being written.
@@ -116,6 +116,8 @@ def run(server: Any, app: Flask) -> None:
     if hasattr(signal, "SIGHUP"):  # not on Windows
         reload = reload_in_background(app)
         signal.signal(signal.SIGHUP, lambda *_: reload.set())
+
+    print(ready, flush=True)  # now that signals are handled
 
     def turn() -> None:
         server.asyncore.loop(timeout=1, use_poll=True, map=server._map, count=1)

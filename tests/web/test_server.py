@@ -105,8 +105,7 @@ listener = server.bind("127.0.0.1", 0)
 captioner = create_app({"MAX_BATCH": 1}, model)
 metrics.log_requests()
 waitress_server = server.make_server(captioner, listener)
-print(listener.getsockname()[1], flush=True)
-server.run(waitress_server, captioner)
+server.run(waitress_server, captioner, str(listener.getsockname()[1]))
 """
 
 
