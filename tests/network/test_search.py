@@ -84,7 +84,7 @@ def test_word_probabilities_are_those_of_teacher_forcing(decoder, features, sear
 
 def test_batch_gives_what_single_images_give(decoder, features, search):
     together = search(features, 3)
-    for b in (1, 4):
+    for b in range(len(features)):
         alone = search(features[b : b + 1], 3)
         assert alone.tokens[0].tolist() == together.tokens[b].tolist()
         np.testing.assert_allclose(alone.scores[0], together.scores[b], rtol=1e-4)
