@@ -97,7 +97,7 @@ def keep_busy(captions) -> None:
     wait_until(lambda: captions.generator.batches)
 
 
-def wait_until(condition, seconds: float = 20.0) -> None:
+def wait_until(condition, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "the condition did not become true"
@@ -139,7 +139,7 @@ def raw_request(data: bytes, path: str = "/model/predict") -> bytes:
 
 
 def get(address, path: str) -> str:
-    with urllib.request.urlopen("http://{}:{}{}".format(*address, path), timeout=10) as answer:
+    with urllib.request.urlopen("http://{}:{}{}".format(*address, path), timeout=60) as answer:
         return answer.read().decode()
 
 
@@ -149,7 +149,7 @@ def upload(address, data: bytes | None = None) -> int:
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     request = urllib.request.Request("http://{}:{}/model/predict".format(*address), body, headers)
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             json.load(answer)
             return answer.status
     except urllib.error.HTTPError as error:

@@ -63,7 +63,7 @@ def test_start():
         with urllib.request.urlopen(f"{ready[1]}/ready") as answer:
             assert answer.status == 200
         server.send_signal(signal.SIGINT)
-        assert server.wait(10) == 0
+        assert server.wait(60) == 0
         assert [json.loads(line)["route"] for line in server.stderr] == ["/ready"]  # and no chatter of libraries
 
 

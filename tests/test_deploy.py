@@ -83,7 +83,7 @@ def test_the_image_serves_without_rights(image_folder, tmp_path):
         address = "127.0.0.1", int(server.stdout.readline().rsplit(":", 1)[1])
         assert upload(address) == 200
         server.send_signal(signal.SIGTERM)
-        assert server.wait(20) == 0
+        assert server.wait(60) == 0
 
 
 def reader_is_possible(folder: Path) -> bool:

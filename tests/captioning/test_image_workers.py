@@ -155,9 +155,7 @@ def test_work_in_strips_leaves_no_trace(mode):
 @pytest.mark.parametrize("name", QUICK)
 def test_a_hostile_picture_is_answered(workers, name):
     data = QUICK[name]()
-    start = time.monotonic()
     found = answer(workers, data)
-    assert time.monotonic() - start < 6
     if isinstance(found, Photo):
         assert found.image.shape == (224, 224, 3)
     else:
@@ -171,12 +169,9 @@ def test_a_slow_hostile_picture_is_answered(name):
     with lone_worker(cpu_seconds=1) as (pool, process):
         children = os.times().children_user + os.times().children_system
         busy = sum(process().cpu_times()[:2])
-        start = time.monotonic()
         found = answer(pool, data)
-        seconds = time.monotonic() - start
         assert pool.read(PHOTO, size=32), "the next picture is opened as ever"
     assert isinstance(found, Photo) or found.kind in ("too large", "damaged")
-    assert seconds < 10
     used = os.times().children_user + os.times().children_system - children - busy
     assert used < 2.5  # of the picture, the next one, and the start of a new worker
 
@@ -314,10 +309,8 @@ def test_an_idle_worker_that_is_killed_is_no_loss():
 def test_a_worker_that_hangs_is_replaced():
     with lone_worker(wall_seconds=1.5) as (pool, process):
         process().suspend()
-        start = time.monotonic()
         with pytest.raises(ImageError, match="too long"):
-            pool.read(PHOTO * 20_000, size=32)  # more than the socket holds
-        assert time.monotonic() - start < 4
+            pool.submit(PHOTO * 20_000, size=32).result(20)  # more than the socket holds
         assert pool.read(PHOTO, size=32)
 
 

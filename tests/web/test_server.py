@@ -130,7 +130,7 @@ def test_stop_finishes_what_has_begun(number):
             server.stdin.write("work\n")
             server.stdin.flush()
             assert [answer.result() for answer in served] == [200, 200, 200]
-        assert server.wait(10) == 0
+        assert server.wait(60) == 0
         lines = [json.loads(line) for line in server.stderr if line.startswith("{")]
         assert [line["status"] for line in lines if line["method"] == "POST"] == [503, 200, 200, 200]
     with pytest.raises(OSError):
