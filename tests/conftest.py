@@ -55,9 +55,9 @@ def tiny_encoder():
     """An encoder with random weights, far smaller than those of `ENCODERS`."""
     import encoders
 
-    from captioning.network.encoder import ENCODERS, Network
+    from captioning.network.encoder import ENCODERS
 
-    ENCODERS["mobilenet"] = Network("mobilenet", "MobileNet", 64, "conv_pw_6")
+    ENCODERS["mobilenet"] = encoders.MOBILENET
     yield encoders.tiny_encoder()
     del ENCODERS["mobilenet"]
 

@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 
-from captioning.network.encoder import Encoder
+from captioning.network.encoder import Encoder, Network
+
+MOBILENET = Network("mobilenet", "MobileNet", 64, "conv_pw_6")
 
 
 def tiny_encoder():

@@ -28,9 +28,9 @@ def new_features() -> Features:
     return Features(array, {n: i for i, n in enumerate(CAPTIONS)}, {})
 
 
-def new_decoder(seed=0, dropout=0.0):
+def new_decoder(seed=0, dropout=0.0, depth=3):
     keras.utils.set_random_seed(seed)
-    return build_decoder("attention", len(TOKENIZER), 4, 3, units=16, dropout=dropout, input_dropout=dropout)
+    return build_decoder("attention", len(TOKENIZER), 4, depth, units=16, dropout=dropout, input_dropout=dropout)
 
 
 def new_run(cls, folder, decoder=None, **settings):

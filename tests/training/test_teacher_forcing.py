@@ -84,24 +84,6 @@ def test_training_uses_all_views_and_validates_on_the_whole_photo(cls, uncompile
     assert training.validate()["val_loss"] == without_views.validate()["val_loss"]
 
 
-@pytest.mark.parametrize("cls", [Training, SelfCriticalTraining])
-def test_an_interrupted_run_ends_as_a_whole_one(cls, uncompiled, tmp_path):
-    """With dropout, too. Slow: three runs."""
-    whole = new_run(cls, tmp_path / "whole", new_decoder(dropout=0.3), epochs=2, batch_size=12).run()
-
-    def interrupt(epoch, values):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        new_run(cls, tmp_path / "cut", new_decoder(dropout=0.3), epochs=2, batch_size=12).run(interrupt)
-    epochs = []
-    resumed = new_run(cls, tmp_path / "cut", new_decoder(dropout=0.3), epochs=2, batch_size=12).run(
-        lambda epoch, _: epochs.append(epoch)
-    )
-    assert epochs == [1]
-    assert resumed["loss"] == pytest.approx(whole["loss"], rel=1e-3)
-
-
 def test_other_settings_start_from_the_beginning(uncompiled, tmp_path):
     """Slow: four runs."""
     epochs = []

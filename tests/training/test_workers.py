@@ -1,4 +1,4 @@
-"""Training on several workers: real processes on loopback."""
+"""Training in processes of its own: several workers on loopback, and processes that are killed."""
 
 import json
 import multiprocessing
@@ -68,6 +68,20 @@ def two(tmp_path_factory):
     """The folder and the ends of a training of 12 steps, 2 an epoch, with two workers."""
     folder = tmp_path_factory.mktemp("two")
     return folder, train(2, folder, **SIX_EPOCHS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["teacher forcing", "fine-tuning", "distillation", "self-critical"])
+def test_a_stage_that_is_killed_goes_on_to_the_same_weights(kind, tmp_path):
+    """With dropout. It is killed (SIGKILL) before the last of four steps. Slow: three processes."""
+    settings = {"kind": kind, "epochs": 2, "batch_size": 12, "dropout": 0.3, "compiled": False}
+    (whole,) = train(1, tmp_path / "whole", **settings)
+    ((killed, _),) = finish(start(cluster(1), 0, tmp_path / "cut", **settings, death=3))
+    assert killed == -signal.SIGKILL
+    (resumed,) = train(1, tmp_path / "cut", **settings)
+    assert len(whole["losses"]) == 4 and len(resumed["losses"]) == 2, "it goes on after the first epoch"
+    np.testing.assert_allclose(resumed["history"], whole["history"], rtol=1e-3)
+    np.testing.assert_allclose(resumed["weights"], whole["weights"], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
