@@ -5,61 +5,21 @@ Slow: it trains a model and converts it.
 
 import json
 import os
-from pathlib import Path
 
-import nbformat
 import papermill
 import pytest
+from notebooks import NAMES, ROOT, SHORTER, WITHOUT_JAVA, run
 from scenes import GERMAN_WORDS, draw_dataset
 
 from captioning.artifacts import read_pickle
 from generate_captions import CaptionGenerator
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent
-
-
-SHORTER = f"""
-import sys
-
-sys.path.append("{ROOT / "tests"}")
-
-from training_runs import compile_fast
-
-from captioning.network import export
-from captioning.training import languages
-
-compile_fast()
-convert = export.convert_search
-export.convert_search = lambda d, t, width, *s: convert(d, t, width, *s) if width == 3 else {{}}  # each takes seconds
-languages.SEVERAL_CAPTIONS = languages.Schedule(epochs=20, self_critical_epochs=0, batch_size=12)  # epochs are short
-"""
-
-WITHOUT_JAVA = """
-import os
-
-os.environ["PATH"] = ""  # METEOR starts Java for each table, which takes 12 s; test_evaluation.py tests it
-"""
-
-
-def run(name, folder, first_cell="", **parameters):
-    """Run a notebook for a data set of 192 training photos."""
-    notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
-    notebook.cells.insert(1, nbformat.v4.new_code_cell(first_cell))
-    nbformat.write(notebook, folder / f"{name}.ipynb")
-    papermill.execute_notebook(
-        folder / f"{name}.ipynb",
-        folder / f"{name}.ipynb",
-        parameters,
-        cwd=ROOT,
-        kernel_name="python3",
-        progress_bar=False,
-    )
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder in which all three notebooks have run."""
+    """The folder in which all three notebooks have run, for 192 training photos."""
     folder = tmp_path_factory.mktemp("notebooks")
     paths = {"DATASET": str(draw_dataset(folder / "scenes")), "ARTIFACTS": str(folder / "artifacts")}
     weights = {"ENCODER_WEIGHTS": str(ROOT / "artifacts" / "encoder.weights.h5")}
@@ -110,9 +70,9 @@ def test_a_missing_data_set_says_where_to_get_it(tmp_path):
         run("01-data-preparation", tmp_path, DATASET=str(tmp_path / "nowhere"), ARTIFACTS=str(tmp_path))
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in ROOT.glob("*.ipynb")))
+@pytest.mark.parametrize("name", NAMES)
 def test_notebooks_are_stored_without_output_and_take_parameters(name):
-    cells = json.loads((ROOT / name).read_text())["cells"]
+    cells = json.loads((ROOT / f"{name}.ipynb").read_text())["cells"]
     assert cells[0]["metadata"]["tags"] == ["parameters"]
     assert not any(cell.get("outputs") for cell in cells)
 

@@ -1,0 +1,55 @@
+"""The notebooks with the other encoders, each with another decoder.
+
+Slow: it builds, trains and converts large networks.
+"""
+
+import json
+
+import nbformat
+import numpy as np
+import pytest
+from encoders import randomise_normalisation
+from notebooks import NAMES, ROOT, SHORTER, WITHOUT_JAVA, execute
+from scenes import draw_dataset
+
+from captioning.network.encoder import Encoder
+from generate_captions import CaptionGenerator
+
+pytestmark = pytest.mark.slow
+
+NOT_COMPILED = """
+import tensorflow as tf
+
+tf.config.run_functions_eagerly(True)  # for a few steps, compiling takes longer
+"""
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "decoder"),
+    [("densenet201", 64, "lstm"), ("inceptionv3", 128, "transformer"), ("xception", 96, "attention")],
+)
+def test_the_other_encoders_go_through_all_notebooks(network, size, decoder, tmp_path):
+    """With random weights and two steps in each of stages 1 and 2. One kernel for all notebooks starts faster."""
+    weights, artifacts = tmp_path / "first.weights.h5", tmp_path / "artifacts"
+    randomise_normalisation(Encoder(network, image_size=size)).save(weights)
+    dataset = draw_dataset(tmp_path / "scenes", images=20)
+    (dataset / "Flickr8k_text" / "Flickr8k.de.token.txt").unlink()
+    parameters = {
+        **{"DATASET": str(dataset), "ARTIFACTS": str(artifacts), "ENCODER_WEIGHTS": str(weights)},
+        **{"ENCODER": network, "IMAGE_SIZE": size, "MINIMUM_COUNT": 1, "DECODER": decoder},
+        **{"UNITS": 16, "BATCH_SIZE": 8},
+        **{"EPOCHS": 1, "FINE_TUNING_EPOCHS": 1, "NARROW_UNITS": 0, "SELF_CRITICAL_EPOCHS": 0, "BEAM_WIDTHS": [3]},
+    }
+    set_parameters = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    notebooks = [nbformat.read(ROOT / f"{name}.ipynb", as_version=4) for name in NAMES]
+    for notebook, first_cell in zip(notebooks, ("", SHORTER + NOT_COMPILED, WITHOUT_JAVA)):
+        notebook.cells.insert(1, nbformat.v4.new_code_cell(set_parameters + first_cell))
+    notebooks[0].cells += [*notebooks[1].cells, *notebooks[2].cells]
+    execute(notebooks[0], tmp_path / "all.ipynb", {})
+
+    assert json.loads((artifacts / "evaluation.json").read_text())["images"] == 2
+    generator = CaptionGenerator.load(artifacts)
+    assert (generator.config["encoder"], generator.config["image_size"]) == (network, size)
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    fine_tuned = np.asarray(Encoder(network, artifacts / "encoder.weights.h5", size)(images))
+    assert np.abs(generator.encode(images) - fine_tuned).mean() < 0.08 * np.abs(fine_tuned).mean()
