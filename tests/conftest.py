@@ -11,10 +11,12 @@ for threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Without slow tests, files that hold nothing else are not imported: TensorFlow alone takes five seconds."""
-    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
-        return True if re.search("^pytestmark = .*slow", collection_path.read_text(), re.MULTILINE) else None
-    return None
+    """Without slow tests, files and folders that hold nothing else are not imported: TensorFlow takes five seconds."""
+    if config.option.markexpr != "not slow":
+        return None
+    files = list(collection_path.rglob("test_*.py")) if collection_path.is_dir() else [collection_path]
+    slow = (re.search("^pytestmark = .*slow", path.read_text(), re.MULTILINE) for path in files)
+    return True if files and all(slow) else None
 
 
 @pytest.fixture(scope="session")

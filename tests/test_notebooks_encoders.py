@@ -44,8 +44,11 @@ def test_the_other_encoders_go_through_all_notebooks(network, size, decoder, tmp
     notebooks = [nbformat.read(ROOT / f"{name}.ipynb", as_version=4) for name in NAMES]
     for notebook, first_cell in zip(notebooks, ("", SHORTER + NOT_COMPILED, WITHOUT_JAVA)):
         notebook.cells.insert(1, nbformat.v4.new_code_cell(set_parameters + first_cell))
-    notebooks[0].cells += [*notebooks[1].cells, *notebooks[2].cells]
-    execute(notebooks[0], tmp_path / "all.ipynb", {})
+    together = notebooks[0]
+    together.cells += [*notebooks[1].cells, *notebooks[2].cells]
+    for number, cell in enumerate(together.cells):
+        cell.id = f"cell-{number}"
+    execute(together, tmp_path / "all.ipynb", {})
 
     assert json.loads((artifacts / "evaluation.json").read_text())["images"] == 2
     generator = CaptionGenerator.load(artifacts)

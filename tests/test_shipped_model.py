@@ -1,4 +1,7 @@
-"""The model that ships. What needs real photos is skipped where Flickr8k is not at hand."""
+"""The model that ships. What needs real photos is skipped where Flickr8k is not at hand.
+
+Slow: it captions 200 photos and loads TensorFlow.
+"""
 
 import numpy as np
 import pytest
@@ -7,6 +10,8 @@ from helpers import ROOT
 from captioning.litert import parallel_map
 from captioning.training.datasets import load_dataset
 from captioning.training.evaluation import score_captions
+
+pytestmark = pytest.mark.slow
 
 FLOORS = {
     "en": {"BLEU-1": 60, "BLEU-4": 20, "CIDEr": 55, "ROUGE-L": 45},
@@ -26,10 +31,8 @@ def features(generator, flickr8k):
     return dict(zip(names, generator.encode(np.stack(list(photos)))))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("language", FLOORS)
 def test_scores_on_real_photos_stay_above_a_floor(generator, flickr8k, features, language, monkeypatch):
-    """Slow: it captions 200 photos and scores them."""
     monkeypatch.setenv("PATH", "")  # no METEOR, because Java takes 12 s
     dataset = load_dataset(flickr8k)
     if language not in {"en", *dataset.translations}:
@@ -41,10 +44,8 @@ def test_scores_on_real_photos_stay_above_a_floor(generator, flickr8k, features,
     assert {name: scores[name] for name, floor in FLOORS[language].items() if scores[name] < floor} == {}
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 def test_the_keras_models_that_ship_caption_as_the_exported_ones_do(generator):
-    """Slow: it loads TensorFlow and searches without compilation."""
     from captioning.network.saving import load_model
     from captioning.network.search import make_search
 

@@ -1,12 +1,32 @@
+import copy
+import functools
+
+import flask_openapi.utils
 import pytest
+from flask import Flask
 from helpers import Brightness, photo, picture
+from jinja2 import FileSystemBytecodeCache
 
 from app import create_app
 
 
 @pytest.fixture(autouse=True)
-def _fast_start(shared_image_workers):
-    pass
+def _fast_start(shared_image_workers, compiled_templates, model_schema, monkeypatch):
+    monkeypatch.setattr(Flask, "jinja_options", {"bytecode_cache": compiled_templates})
+    monkeypatch.setattr(flask_openapi.utils, "get_model_schema", model_schema)
+
+
+@pytest.fixture(scope="session")
+def compiled_templates(tmp_path_factory):
+    """The apps of all tests share their compiled templates, because compiling them takes a tenth of a second."""
+    return FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))
+
+
+@pytest.fixture(scope="session")
+def model_schema():
+    """The apps of all tests share the JSON schemas of their data, which take twenty milliseconds for each app."""
+    cached = functools.cache(flask_openapi.utils.get_model_schema)
+    return lambda *arguments, **options: copy.deepcopy(cached(*arguments, **options))
 
 
 @pytest.fixture

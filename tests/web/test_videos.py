@@ -18,7 +18,6 @@ from web import video_jobs
 
 SHOTS = ((1, 1.0), (2, 1.0))
 CLIP = clip(SHOTS)
-LONG = clip(tuple((n, 2.0) for n in range(20)), rate=10)
 
 
 def start(app, data=CLIP, **query):
@@ -94,16 +93,16 @@ def test_job_gives_segments(app, generator, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("data", "status", "message"),
+    ("make", "status", "message"),
     [
-        (b"not a clip at all", 415, "not a clip"),
-        (CLIP[: len(CLIP) // 2], 422, "damaged"),
-        (animation(((1, 0.1),), "GIF"), 415, "only one picture"),
-        (clip(((1, 200.0),), rate=1), 413, "too long"),
+        (lambda: b"not a clip at all", 415, "not a clip"),
+        (lambda: CLIP[: len(CLIP) // 2], 422, "damaged"),
+        (lambda: animation(((1, 0.1),), "GIF"), 415, "only one picture"),
+        (lambda: clip(((1, 200.0),), rate=1), 413, "too long"),
     ],
 )
-def test_bad_clip(small_app, data, status, message):
-    answer = result(small_app, start(small_app, data).json["url"])[-1]
+def test_bad_clip(small_app, make, status, message):
+    answer = result(small_app, start(small_app, make()).json["url"])[-1]
     assert answer.status_code == status and answer.json["status"] == "error" and message in answer.json["message"]
     assert not readers() and not clip_files()
 
@@ -149,7 +148,7 @@ def test_more_jobs_than_allowed(make_app, model):
 @pytest.mark.parametrize("how", ["cancel", "nobody asks", "stop"])
 def test_a_job_that_ends_leaves_nothing(make_app, monkeypatch, how):
     app = make_app()
-    url = start(app, LONG).json["url"]
+    url = start(app, clip(tuple((n, 2.0) for n in range(20)), rate=10)).json["url"]
     wait_until(readers)
     assert len(clip_files()) == 1
     if how == "cancel":
