@@ -27,3 +27,12 @@ def randomise_normalisation(encoder):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([w * random.uniform(0.8, 1.2, w.shape) + 0.01 for w in layer.get_weights()])
     return encoder
+
+
+def check_quantized(encoder, encode, tolerance):
+    """``encode`` gives nearly the features of the encoder, and for each picture those that it gives to it alone."""
+    images = np.random.default_rng(0).integers(0, 256, (2, encoder.image_size, encoder.image_size, 3), "uint8")
+    expected, fast = np.asarray(encoder(images)), encode(images)
+    assert np.abs(fast - expected).mean() < tolerance * np.abs(expected).mean()
+    assert fast.dtype == "float32" and expected.std() > 0
+    np.testing.assert_array_equal(encode(images[1:])[0], fast[1])
