@@ -1,6 +1,7 @@
 """Image captioning.
 
-- The modules here caption photos. They need NumPy, Pillow and LiteRT.
+- The modules here caption photos, clips (with PyAV) and web pages. They need no TensorFlow.
+- `captioning.bulk` captions very many photos on Ray.
 - `captioning.network` builds the model in Keras: encoder, decoder, search, export.
 - `captioning.training` reads data sets, trains and evaluates.
 

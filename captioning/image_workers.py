@@ -1,4 +1,4 @@
-"""Opens pictures in worker processes, so that a hostile picture costs a worker and not the server.
+"""Opens pictures in worker processes, so that an untrusted picture costs a worker and not the server.
 
 ```python
 with ImageWorkers() as workers:

@@ -77,7 +77,7 @@ def read_frames(file: BinaryIO, max_seconds: float, threads: int) -> tuple[Itera
 
 
 def _checked(frames: Iterator[Frame], max_seconds: float) -> Iterator[Frame]:
-    """Turns whatever can happen to a hostile file into a `VideoError`."""
+    """Turns whatever can happen to an untrusted file into a `VideoError`."""
     try:
         for number, frame in enumerate(frames):
             if frame.end > max_seconds or number > max_seconds / INTERVAL:

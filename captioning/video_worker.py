@@ -1,4 +1,4 @@
-"""Reads a clip in a process of its own, so that a hostile clip costs this process and not the server."""
+"""Reads a clip in a process of its own, so that an untrusted clip costs this process and not the server."""
 
 from collections.abc import Generator
 from typing import BinaryIO

@@ -1,4 +1,4 @@
-"""A process that reads hostile files, with limits on time and memory.
+"""A process that reads untrusted files, with limits on time and memory.
 
 The parent pickles an order into a socket and gets answers, one or several. The process imports only what its function
 needs. It is started with `subprocess`, because `multiprocessing` and the libraries that build on it import the main

@@ -25,16 +25,18 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no types
-    """A waitress server that keeps requests and answers in memory (by default, large ones go to a temporary file).
+    """A waitress server that keeps requests with photos, and answers, in memory.
 
-    Only clips that are larger than the largest request with photos go to a file without a name.
+    A request of more than twice ``MAX_CONTENT_LENGTH``, such as one with a large clip, goes to a temporary file without
+    a name.
 
     Why waitress: one process holds one model and one queue. Waitress reads a whole request before it takes a thread,
     so slow clients cost none, and it reports when a client has gone.
 
     A request that waits for a caption holds a thread. So there is a thread for each photo in the queue and in a batch
-    on each core, and some more to read photos, refuse requests and answer probes. A request of up to twice the allowed
-    size is read to its end, because browsers show the error page only then.
+    on each core, and some more to read photos, refuse requests and answer probes. A request that is too large
+    is read to its end, up to twice ``MAX_CONTENT_LENGTH`` or the size of a clip, because browsers show the error page
+    only then.
     """
     in_memory = 2 * app.config["MAX_CONTENT_LENGTH"]
     clip = app.config["VIDEO_BYTES"] + 2**16 if app.config["VIDEO_JOBS"] else 0

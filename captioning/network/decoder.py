@@ -34,6 +34,9 @@ class Decoder(keras.Model):
         shared: a decoder of another language, with the same units, whose layers this one uses, except for embedding,
             output layer, word bias and word prior. It must have been called before.
 
+    A subclass implements ``step``, as described above, and ``start_image(features (B, R, D), training)`` → ``memory,
+    state``: those of ``start`` for one caption per image, so each part of the state is (B, 1, …).
+
     Input: ``[features (B, R, D) float, tokens (B, C, T) int]``, the C captions of each image from the start token on.
     Output: logits (B, C, T, V) float32; those at t predict the token at t + 1.
     """
