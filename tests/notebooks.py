@@ -5,6 +5,8 @@ from pathlib import Path
 import nbformat
 import papermill
 
+from captioning.generator import DEFAULT_BEAM_WIDTH
+
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in ROOT.glob("*.ipynb"))
 
@@ -13,14 +15,14 @@ import sys
 
 sys.path.append("{ROOT / "tests"}")
 
+from notebooks import only_default_width
 from training_runs import compile_fast
 
 from captioning.network import export
 from captioning.training import languages
 
 compile_fast()
-convert = export.convert_search
-export.convert_search = lambda d, t, width, *s: convert(d, t, width, *s) if width == 3 else {{}}  # each takes seconds
+export.convert_search = only_default_width(export.convert_search)
 languages.SEVERAL_CAPTIONS = languages.Schedule(epochs=20, self_critical_epochs=0, batch_size=12)  # epochs are short
 """
 
@@ -29,6 +31,13 @@ import os
 
 os.environ["PATH"] = ""  # METEOR starts Java for each table, which takes 12 s; test_evaluation.py tests it
 """
+
+
+def only_default_width(convert_search):
+    """`convert_search` for the default beam width; nothing for the others, because each takes seconds."""
+    return lambda decoder, tokenizer, width, *settings: (
+        convert_search(decoder, tokenizer, width, *settings) if width == DEFAULT_BEAM_WIDTH else {}
+    )
 
 
 def run(name, folder, first_cell="", **parameters):

@@ -5,13 +5,16 @@ Slow: it trains a model and converts it.
 
 import json
 import os
+import shutil
 
 import papermill
 import pytest
-from notebooks import NAMES, ROOT, SHORTER, WITHOUT_JAVA, run
+from notebooks import NAMES, ROOT, SHORTER, WITHOUT_JAVA, only_default_width, run
 from scenes import GERMAN_WORDS, draw_dataset
 
-from captioning.artifacts import read_pickle
+from captioning.artifacts import EXPORTED, read_pickle, write_manifest, write_pickle
+from captioning.network import backend, export, search
+from captioning.training import languages
 from generate_captions import CaptionGenerator
 
 pytestmark = pytest.mark.slow
@@ -21,7 +24,10 @@ pytestmark = pytest.mark.slow
 def trained(tmp_path_factory):
     """The folder in which all three notebooks have run, for 192 training photos."""
     folder = tmp_path_factory.mktemp("notebooks")
-    paths = {"DATASET": str(draw_dataset(folder / "scenes")), "ARTIFACTS": str(folder / "artifacts")}
+    dataset = draw_dataset(folder / "scenes")
+    captions = dataset / "Flickr8k_text" / "Flickr8k.token.txt"  # a training photo has only four
+    captions.write_text("".join(line for line in captions.open() if not line.startswith("scene_0100.jpg#4")))
+    paths = {"DATASET": str(dataset), "ARTIFACTS": str(folder / "artifacts")}
     weights = {"ENCODER_WEIGHTS": str(ROOT / "artifacts" / "encoder.weights.h5")}
     run("01-data-preparation", folder, IMAGE_SIZE=64, MINIMUM_COUNT=1, **paths, **weights)
     small = {"UNITS": 64, "NARROW_UNITS": 48, "BATCH_SIZE": 12, "LEARNING_RATE": 5e-3}
@@ -59,9 +65,32 @@ def test_it_learns_german_too(trained):
     assert scores["images"] == 24 and scores["scores"]["BLEU-4"] > 50
 
 
+def test_an_interrupted_addition_of_a_language_is_finished(trained, tmp_path, monkeypatch, capsys):
+    """By the command that adds languages. The model was saved with German, but the confidence is written last."""
+    folder = tmp_path / "artifacts"
+    shutil.copytree(trained / "artifacts", folder)
+    config = read_pickle(folder / "config.pkl")
+    del config["confidence"]["de"]
+    write_pickle(folder / "config.pkl", config)
+    for name in EXPORTED:
+        (folder / name).unlink()
+    write_manifest(folder)
+    monkeypatch.setattr(languages, "SEVERAL_CAPTIONS", languages.Schedule(1, 0, 12))
+    monkeypatch.setattr(export, "convert_search", only_default_width(export.convert_search))
+    monkeypatch.setattr(search, "compiled", lambda function, xla=False: backend.compiled(function))
+    arguments = [str(trained / "scenes"), str(folder)]
+    assert languages.main(arguments) == 0 and "Added: de" in capsys.readouterr().out
+    assert languages.main(arguments) == 0 and "has all languages" in capsys.readouterr().out
+    before, generator = CaptionGenerator.load(trained / "artifacts"), CaptionGenerator.load(folder)
+    assert generator.languages == ["en", "de"] and set(generator.config["confidence"]) == {"en", "de"}
+    photo = trained / "scenes" / "Flicker8k_Dataset" / "scene_0000.jpg"
+    assert generator.caption(photo).text == before.caption(photo).text
+    assert generator.caption(photo, language="de").text
+
+
 def test_history_has_one_value_an_epoch(trained):
     history = read_pickle(trained / "artifacts" / "history.pkl")
-    assert {len(column) for column in history.values()} == {14 + 20}  # and those of German
+    assert {len(column) for column in history.values()} == {15 + 20}  # and those of German
     assert {"stage", "loss", "val_loss", "val_CIDEr"} <= set(history)
 
 

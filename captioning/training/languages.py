@@ -32,8 +32,6 @@ from captioning.training.teacher_forcing import Captions, Training
 from captioning.training.word_prior import fit_word_prior
 from captioning.training.workers import ONE, Workers
 
-VIEWS = 1  # augmented copies of each training photo
-
 
 class Schedule(NamedTuple):
     """Epochs of the two stages, and photos per step."""
@@ -159,14 +157,14 @@ def add_languages(dataset_folder: str | Path, folder: str | Path) -> list[str]:
     folder = Path(folder)
     encoder, decoders, tokenizers, config = load_model(folder)
     dataset = load_dataset(dataset_folder, config["seed"])
-    splits = {next(iter(decoders)): dataset.captions, **dataset.translations}
-    new = [language for language in splits if language not in decoders]
+    splits = dataset.translations
+    new = [language for language in splits if language not in config.get("confidence", {})]  # written last
     if not new:
         return []
     images = {split: {n: dataset.image_paths[n] for n in dataset.captions[split]} for split in ("train", "validation")}
     work = folder / "training"
     features = extract_features(encoder, images["train"] | images["validation"], work / "features.pkl")
-    views = [extract_features(encoder, images["train"], work / f"view-{v}.pkl", view=v) for v in range(1, VIEWS + 1)]
+    views = [extract_features(encoder, images["train"], work / "view-1.pkl", view=1)]
     for language in new:
         print(f"{LANGUAGES[language].name}:", flush=True)
         train, validation = splits[language]["train"], splits[language]["validation"]
