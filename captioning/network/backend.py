@@ -1,4 +1,4 @@
-"""What depends on the Keras backend: how a function is compiled, and the precision of training."""
+"""How a function is compiled, and the precision of training."""
 
 import contextlib
 import re
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 
 def training_precision() -> str:
@@ -21,16 +22,8 @@ def compiled(function: Callable, xla: bool = False) -> Callable:
 
     ``xla`` takes a second longer to compile and makes functions of many small steps faster.
     """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())  # a few shapes are expected
-        return tf.function(function, reduce_retracing=False, jit_compile=xla)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    return function
+    tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())  # a few shapes are expected
+    return tf.function(function, reduce_retracing=False, jit_compile=xla)
 
 
 @contextlib.contextmanager
