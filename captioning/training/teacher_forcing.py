@@ -18,14 +18,15 @@ from keras import ops
 from tqdm import tqdm
 
 from captioning import artifacts
+from captioning.generator import DEFAULT_BEAM_WIDTH
 from captioning.network.backend import compiled
 from captioning.network.decoder import Decoder
 from captioning.network.encoder import Encoder
-from captioning.network.search import MAX_LENGTH, make_search
+from captioning.network.search import MAX_LENGTH, make_search, max_beam_width
 from captioning.text import Tokenizer
 from captioning.training.augmentation import augment
 from captioning.training.evaluation import cider
-from captioning.training.features import Features, checksum
+from captioning.training.features import Features, checksum, sample_sum
 from captioning.training.reading import read_batches
 from captioning.training.workers import ONE, Workers
 
@@ -82,8 +83,8 @@ class Training:
     Args:
         decoder, tokenizer: what is trained, and how captions become ids.
         train, validation: image name → captions.
-        folder: for checkpoints and the log. A run continues after the last finished epoch in this folder, if settings
-            and first weights are the same. Otherwise it starts from the beginning.
+        folder: for checkpoints and the log. A run continues after the last finished epoch in this folder, if settings,
+            captions, features and first weights are the same. Otherwise it starts from the beginning.
         features: image name → (R, D) of every image, for training on features; or None.
         views: features of augmented training images. At each step an image is one of these or the original.
         encoder, image_paths: to fine-tune the encoder too, on augmented pictures.
@@ -93,7 +94,7 @@ class Training:
             checkpoints count. Dropout, augmentation and samples depend on the number of workers, all else does not.
 
     Attributes:
-        captions: greedy captions of the validation images after the last epoch.
+        captions: of the validation images after the last epoch, by beam search.
 
     After `run`, decoder (and encoder) have the weights of the epoch with the best validation CIDEr.
 
@@ -114,8 +115,8 @@ class Training:
         image_paths: Mapping[str, Path] | None = None,
         views: Sequence[Features] = (),
         learning_rate: float = 6e-4,
-        encoder_learning_rate: float = 5e-5,
-        batch_size: int = 40,
+        encoder_learning_rate: float = 1e-4,
+        batch_size: int = 20,
         label_smoothing: float = 0.1,
         seed: int = 0,
         workers: Workers = ONE,
@@ -131,13 +132,13 @@ class Training:
         self.epochs, self.batch_size, self.label_smoothing, self.seed = epochs, batch_size, label_smoothing, seed
         self.folder = Path(folder)
         self.settings = {
-            "images": len(train),
+            "captions": zlib.crc32(repr((train, validation, tokenizer.word_index)).encode()),
             "epochs": epochs,
             "batch_size": batch_size,
             "label_smoothing": label_smoothing,
             "seed": seed,
             "learning_rate": learning_rate,
-            "views": len(views),
+            "features": [sample_sum(view, train) for view in (features, *views)] if features else None,
             "decoder": [checksum(decoder), decoder.count_params()],
             "encoder": [encoder_learning_rate, checksum(encoder)] if encoder else None,
         }
@@ -145,9 +146,9 @@ class Training:
         self.search = make_search(decoder, tokenizer)
 
         def adam(rate, model):
-            schedule = keras.optimizers.schedules.CosineDecay(
-                rate / 10, epochs * self.steps, warmup_target=rate, warmup_steps=min(100, self.steps)
-            )
+            warmup = min(100, self.steps)
+            decay = max(1, epochs * self.steps - warmup)
+            schedule = keras.optimizers.schedules.CosineDecay(rate / 10, decay, warmup_target=rate, warmup_steps=warmup)
             optimizer = keras.optimizers.Adam(schedule, global_clipnorm=5.0)
             optimizer.build(model.trainable_variables)
             return optimizer
@@ -219,7 +220,7 @@ class Training:
         return self.workers.index < len(names)
 
     def validate(self) -> dict[str, float]:
-        """Cross-entropy per word on the validation captions, and CIDEr of greedy captions."""
+        """Cross-entropy per word on the validation captions, and CIDEr of captions with the default beam width."""
         if self.encoder:
             encoded: dict[str, np.ndarray] = {}
             paths = {n: self.image_paths[n] for n in self.validation}
@@ -232,9 +233,10 @@ class Training:
             logits = self._predict(np.stack([features[n] for n in names]), tokens[..., :-1])
             losses.append(float(caption_loss(logits, tokens[..., 1:], self._mask(tokens))))
         names = list(self.validation)
+        beam_width = min(DEFAULT_BEAM_WIDTH, max_beam_width(self.decoder))
         for start in range(0, len(names), 50):
             batch = names[start : start + 50]
-            found = self.search(np.stack([features[n] for n in batch]), 1)
+            found = self.search(np.stack([features[n] for n in batch]), beam_width)
             self.captions.update((n, self.tokenizer.decode(t[0])) for n, t in zip(batch, found.tokens, strict=True))
         score = cider(self.captions, self.validation, self.tokenizer.language)
         return {"val_loss": float(np.mean(losses)), "val_CIDEr": score}
@@ -294,8 +296,9 @@ class Training:
         """Take weights, optimizers and history from worker 0."""
         if self.workers.count == 1:
             return history
-        settings = {k: v for k, v in self.settings.items() if k not in ("decoder", "encoder", "teacher")}
-        text = repr((settings, self.decoder.count_params(), self.tokenizer.word_index, self.train))
+        own = ("decoder", "encoder", "teacher", "features")
+        settings = {k: v for k, v in self.settings.items() if k not in own}
+        text = repr((settings, self.decoder.count_params()))
         self.workers.check_same(zlib.crc32(text.encode()), "settings and captions")
         variables = [v for model, optimizer in self.models for v in (*model.weights, *optimizer.variables)]
         values = self.workers.broadcast([ops.convert_to_numpy(v) for v in variables])

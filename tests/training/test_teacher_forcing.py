@@ -84,16 +84,24 @@ def test_training_uses_all_views_and_validates_on_the_whole_photo(cls, uncompile
     assert training.validate()["val_loss"] == without_views.validate()["val_loss"]
 
 
-def test_other_settings_start_from_the_beginning(uncompiled, tmp_path):
-    """Slow: four runs."""
+def test_other_settings_captions_features_or_weights_start_from_the_beginning(uncompiled, tmp_path, monkeypatch):
+    """Slow: five runs."""
     epochs = []
-    for decoder, settings in ((None, {}), (None, {"learning_rate": 1e-2}), (new_decoder(seed=1), {})):
-        new_run(Training, tmp_path, decoder, epochs=1, batch_size=12, **settings).run(
-            lambda epoch, _: epochs.append(epoch)
-        )
-    assert epochs == [0, 0, 0]
-    new_run(Training, tmp_path, new_decoder(seed=1), epochs=1, batch_size=12).run(lambda epoch, _: epochs.append(epoch))
-    assert epochs == [0, 0, 0], "the same settings"
+
+    def run(decoder=None, **settings):
+        training = new_run(Training, tmp_path, decoder, epochs=1, batch_size=12, **settings)
+        training.run(lambda epoch, _: epochs.append(epoch))
+
+    features = new_features()
+    run()
+    run(learning_rate=1e-2)
+    run(features=Features(features.array + 1, features.rows, {}))
+    monkeypatch.setitem(CAPTIONS, "0.jpg", ["red ball"])
+    run()
+    run(new_decoder(seed=1))
+    assert epochs == [0] * 5
+    run(new_decoder(seed=1))
+    assert epochs == [0] * 5, "the same settings"
 
 
 def test_a_stage_without_epochs_is_refused(tmp_path):
