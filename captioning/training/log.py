@@ -25,7 +25,7 @@ def write_training_log(
         stages: stage → key → one value per epoch, as `Training.run` returns.
     """
     log = {
-        "commit": _commit(),
+        "commit": _commit(Path(__file__).parent),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "settings": settings,
@@ -37,11 +37,19 @@ def write_training_log(
     artifacts.write_bytes(folder / "training.json", (json.dumps(log, indent=1, default=str) + "\n").encode())
 
 
-def _commit() -> str | None:
-    """The commit of the code, with ``-dirty`` if it was changed since; None outside a git repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+def _commit(folder: Path) -> str | None:
+    """The commit of the code in ``folder``, with ``-dirty`` if it was changed since; None outside a git repository.
+
+    Changes in ``artifacts/`` do not count: training itself makes them.
+    """
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        changed = git("diff", "--name-only", "HEAD", "--", ":(top)", ":(top,exclude)artifacts")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()

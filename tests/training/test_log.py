@@ -1,9 +1,10 @@
 """The training log."""
 
 import json
+import subprocess
 from pathlib import Path
 
-from captioning.training.log import LIBRARIES, write_training_log
+from captioning.training.log import LIBRARIES, _commit, write_training_log
 
 
 def test_the_log_has_settings_versions_and_every_epoch(tmp_path):
@@ -15,3 +16,23 @@ def test_the_log_has_settings_versions_and_every_epoch(tmp_path):
     assert log["stages"]["teacher forcing"] == [{"loss": 3.0, "val_CIDEr": 10.0}, {"loss": 2.0, "val_CIDEr": 20.0}]
     assert log["stages"]["self-critical"] == [{"loss": 1.0}]
     assert log["commit"] is None or len(log["commit"].removesuffix("-dirty")) == 40
+
+
+def test_a_commit_is_dirty_if_code_has_changed_but_not_if_artifacts_have(tmp_path):
+    def git(*arguments):
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *arguments], cwd=tmp_path, check=True
+        )
+
+    assert _commit(tmp_path) is None
+    for name in ("package/code.py", "artifacts/config.pkl"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("old")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    (tmp_path / "artifacts" / "config.pkl").write_text("new")
+    commit = _commit(tmp_path / "package")
+    assert len(commit) == 40
+    (tmp_path / "package" / "code.py").write_text("new")
+    assert _commit(tmp_path / "package") == f"{commit}-dirty"
