@@ -47,7 +47,7 @@ def rewrite(data: bytes, edit: Edit) -> bytes:
             return _rewrite_webp(data, edit)
         if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return _rewrite_tiff(data, edit)
-    except (struct.error, IndexError, zlib.error) as error:
+    except (struct.error, IndexError, zlib.error, OverflowError) as error:
         raise damaged() from error
     raise MetadataError("Only JPEG, PNG, WebP and TIFF files can hold the text. Use a sidecar file for this one.")
 
@@ -260,7 +260,8 @@ def _rewrite_tiff(data: bytes, edit: Edit) -> bytes:
             raise damaged()
         return data[place : place + length]
 
-    xmp, iptc = edit(content(XMP_TAG), content(IPTC_TAG))
+    in_photoshop = _resource(content(PHOTOSHOP_TAG) or b"", IPTC_RESOURCE)
+    xmp, iptc = edit(content(XMP_TAG), content(IPTC_TAG) or in_photoshop)
     new = {XMP_TAG: (1, xmp), IPTC_TAG: (7, iptc)}
     if photoshop := content(PHOTOSHOP_TAG):
         new[PHOTOSHOP_TAG] = (1, _with_iptc(photoshop, iptc))

@@ -10,6 +10,7 @@ import base64
 import io
 import math
 import os
+import re
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 MAX_PIXELS = 50_000_000
 """Larger pictures are refused as soon as their header is read, before any pixel is decoded."""
 
+MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of a JPEG's segment, scan or end
 MAX_SCANS = 15
 """The most scans of a progressive JPEG of `MAX_PIXELS`. A smaller picture may have more. Ten are usual; thousands only
 keep a server busy."""
@@ -142,7 +144,7 @@ def read_photo(source: Any, size: int, preview: int | None = None) -> Photo:
     if preview:
         photo.thumbnail((preview, preview))
         file = io.BytesIO()
-        photo.save(file, "JPEG", quality=85)
+        photo.save(file, "JPEG", quality=85, comment=b"")  # not that of a GIF, which may be too long
         copy = Preview(file.getvalue(), photo.width, photo.height)
     width, height = photo.info["original_size"]
     return Photo(image, width, height, copy)
@@ -195,6 +197,7 @@ def _read_file(file: BinaryIO, min_size: tuple[int, int] | None) -> Image.Image:
             )
         width, height = image.size  # before a JPEG is decoded smaller
         photo = _decode(image, min_size)
+        vars(image).pop("_decoder", None)  # of WebP and AVIF; it holds up to three more copies of the picture
         photo.info["original_size"] = (height, width) if _orientation(image) >= 5 else (width, height)
         return photo
 
@@ -229,11 +232,15 @@ def _unsupported(start: bytes) -> ImageError:
 
 
 def _scans(file: BinaryIO) -> int:
-    """The number of scans in a JPEG, counted by their marker, which cannot occur within a scan."""
-    position = file.tell()
+    """The number of scans in a JPEG up to its end. Phones append a clip, which may contain the same two bytes."""
+    before = file.tell()
     file.seek(0)
-    count = file.read().count(b"\xff\xda")
-    file.seek(position)
+    data = file.read()
+    file.seek(before)
+    position = count = 0
+    while (found := MARKER.search(data, position)) and found[0] != b"\xff\xd9":
+        count += found[0] == b"\xff\xda"
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2])  # behind the segment
     return count
 
 
@@ -248,7 +255,6 @@ def _decode(image: Image.Image, min_size: tuple[int, int] | None = None) -> Imag
             side = 2 * max(min_size)  # of both sides, because the photo may be rotated later
             image.draft(None, (side, side))
         image.load()
-        vars(image).pop("_decoder", None)  # of WebP and AVIF; it holds up to three more copies of the picture
         return to_rgb(to_srgb(_upright(image), min_size))
     except MemoryError as error:
         raise too_much_memory() from error

@@ -11,6 +11,7 @@ Photo Metadata Standard 2021.1, and, in JPEG and TIFF, into the older IPTC capti
 
 import os
 import struct
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,7 @@ NEW_PACKET = (
 
 CHARACTER_SET, VERSION, CAPTION_FIELD = (1, 90), (2, 0), (2, 120)  # record and number of fields of IPTC
 UTF_8 = b"\x1b%G"
+FORBIDDEN = ("Cc", "Cs", "Cn")  # kinds of characters: controls, surrogates, unassigned
 MAX_CAPTION = 2000
 """Bytes of the IPTC caption; a longer text is cut there."""
 
@@ -146,8 +148,8 @@ def answer(photo: bytes, text: str) -> Iterator[tuple[bytes, bytes | None]]:
 
 
 def _clean(text: str) -> str:
-    """One line without the control characters that XML forbids."""
-    return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
+    """One line without the control characters and other codes that XML forbids. Joiners of letters stay."""
+    return " ".join("".join(c for c in text if c.isspace() or unicodedata.category(c) not in FORBIDDEN).split())
 
 
 def _edit_iptc(block: bytes, text: str, overwrite: bool) -> tuple[bytes, list[str]]:
@@ -187,6 +189,8 @@ def _iptc_fields(block: bytes) -> list[tuple[tuple[int, int], bytes]]:
             raise damaged()
         fields.append(((record, number), block[position : position + length]))
         position += length
+    if block[position:].strip(b"\0"):  # fields that we cannot read would be lost
+        raise damaged()
     return fields
 
 

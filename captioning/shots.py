@@ -80,13 +80,14 @@ def _find_shots(frames: Iterator[Frame], size: int, total: float | None) -> Iter
         image = resize_image(picture, (size, size))
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         jpeg = io.BytesIO()
-        picture.save(jpeg, "JPEG", quality=80)
+        picture.save(jpeg, "JPEG", quality=80, comment=b"")  # not that of a GIF, which may be too long
         return Shot(start, end, key.time, image, Preview(jpeg.getvalue(), picture.width, picture.height))
 
     for frame, is_cut in _with_cuts(frames):
         count += 1
         length = frame.time - start
-        if shot and ((is_cut and length >= MIN_SHOT) or length >= MAX_SHOT):
+        is_too_long = length >= MAX_SHOT and (total is None or total - frame.time >= MIN_SHOT)
+        if shot and ((is_cut and length >= MIN_SHOT) or is_too_long):
             end = frame.time
             yield finish()
             shot, start, number = [], end, 0

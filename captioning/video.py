@@ -27,6 +27,7 @@ MAX_PIXELS = 10_000_000
 """Of a frame. 4096 × 2304 pixels are 9.4 million."""
 
 INTERVAL = 0.1  # seconds between the frames that are looked at
+STEP = INTERVAL - 0.01  # the shortest of these intervals
 SMALL = (64, 36)  # width and height of the copies
 FULL_RATE = 20  # frames a second; of faster clips, frames that no other frame needs are not decoded
 CODECS = ["h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "prores"]
@@ -80,7 +81,7 @@ def _checked(frames: Iterator[Frame], max_seconds: float) -> Iterator[Frame]:
     """Turns whatever can happen to an untrusted file into a `VideoError`."""
     try:
         for number, frame in enumerate(frames):
-            if frame.end > max_seconds or number > max_seconds / INTERVAL:
+            if frame.end > max_seconds or number > max_seconds / STEP:
                 raise _too_long()
             yield frame
     except (VideoError, MemoryError):
@@ -118,13 +119,18 @@ def _open_video(file: BinaryIO, format: str, max_seconds: float, threads: int) -
 
     def read() -> Iterator[Frame]:
         first = (container.start_time or 0) / av.time_base
-        end = following = last = 0.0
+        end = end_of_all = following = last = 0.0
         frames = 0
         with container:
-            for packet in container.demux(stream):
-                if packet.pts is not None and stream.time_base:
-                    end = max(end, float((packet.pts + (packet.duration or 0)) * stream.time_base) - first)
-                for frame in packet.decode():
+            for packet in container.demux():
+                if packet.pts is not None and packet.time_base:
+                    reached = float((packet.pts + (packet.duration or 0)) * packet.time_base) - first
+                    end_of_all = max(end_of_all, reached)
+                if packet.stream.index != stream.index:
+                    continue
+                if packet.pts is not None and packet.time_base:
+                    end = max(end, reached)
+                for frame in cast("list[VideoFrame]", packet.decode()):
                     _check_size(frame.width, frame.height)
                     if (frames := frames + 1) > max_seconds * 250:
                         raise _too_long()
@@ -132,11 +138,14 @@ def _open_video(file: BinaryIO, format: str, max_seconds: float, threads: int) -
                     end = max(end, last)
                     if last < following:
                         continue
-                    following = last + INTERVAL - 0.01
+                    following = last + STEP
                     small = frame.reformat(*SMALL, "rgb24", interpolation="FAST_BILINEAR").to_ndarray()
                     yield Frame(max(last, 0.0), end, small.astype(np.int16), partial(_upright, frame))
-        declared = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else total
-        if end < 0.9 * (declared or 0) - 1:
+        if stream.duration and stream.time_base:
+            is_cut_off = end < 0.9 * float(stream.duration * stream.time_base) - 1
+        else:  # Matroska has one duration for all streams, and sound may be longer than the picture
+            is_cut_off = end_of_all < 0.9 * (total or 0) - 1
+        if is_cut_off:
             raise damaged()
 
     return read(), total
@@ -155,13 +164,14 @@ def _read_animation(file: BinaryIO) -> Iterator[Frame]:
     _check_size(*image.size)
     time = following = 0.0
     for frame in ImageSequence.Iterator(image):
+        frame.load()  # only now WebP tells the duration
         milliseconds = frame.info.get("duration", 0)
         end = time + (milliseconds if milliseconds > 10 else 100) / 1000  # as browsers do
         if time >= following:
             picture = open_photo(frame.copy())
             small = np.asarray(picture.resize(SMALL, Image.Resampling.BILINEAR), np.int16)
             yield Frame(time, end, small, picture.copy)
-            following = time + INTERVAL - 0.01
+            following = time + STEP
         time = end
 
 

@@ -26,6 +26,8 @@ ENVIRONMENT = {  # of a worker
     "MALLOC_TRIM_THRESHOLD_": str(2**24),
     "OPENBLAS_NUM_THREADS": "1",
 }
+INHERITED = ("PATH", "HOME", "LANG", "LC_", "TMPDIR", "TZ", "PYTHON", "LD_LIBRARY_PATH", "COV")
+"""The first letters of variables that a worker gets from its parent: no keys."""
 
 
 class OutOfTime(Exception):
@@ -70,7 +72,7 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), *self.files],
-                env={**os.environ, **ENVIRONMENT},
+                env={k: v for k, v in os.environ.items() if k.startswith(INHERITED)} | ENVIRONMENT,
                 start_new_session=True,  # Ctrl-C is for the parent alone
             )
 

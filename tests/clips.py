@@ -52,6 +52,7 @@ def clip(
     times: tuple[float, ...] | None = None,
     rotation: int = 0,
     sound: bool = False,
+    sound_seconds: float | None = None,
     **options: str,
 ) -> bytes:
     """A clip of moving scenes.
@@ -60,7 +61,7 @@ def clip(
         shots: number of the scene and seconds of each shot.
         times: seconds of each frame, if not the same time apart.
         rotation: of the display matrix, in degrees counterclockwise.
-        sound: with a silent sound track beside the pictures.
+        sound: with a silent sound track beside the pictures, of `sound_seconds`, else as long as they are.
     """
     file = io.BytesIO()
     with av.open(file, "w", format=format) as container:
@@ -78,7 +79,7 @@ def clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         if track:
-            for number in range(int(length * 48_000 / 960)):
+            for number in range(int((sound_seconds or length) * 48_000 / 960)):
                 silence = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.float32), "fltp", "mono")
                 silence.sample_rate, silence.pts = 48_000, 960 * number
                 container.mux(track.encode(silence))

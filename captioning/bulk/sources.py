@@ -242,12 +242,13 @@ def _read_tar(source: str) -> Iterator[tuple[str, Content]]:
     try:
         with files.open_input_stream(path) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
             for member in archive:
-                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES and member.name not in seen:
-                    seen.add(member.name)
+                name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES and name not in seen:
+                    seen.add(name)
                     if member.size > MAX_BYTES:
-                        yield f"{source}/{member.name}", _refuse
+                        yield f"{source}/{name}", _refuse
                     elif file := archive.extractfile(member):
-                        yield f"{source}/{member.name}", file.read()
+                        yield f"{source}/{name}", file.read()
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise ImageError(f"The archive is damaged: {error}") from None
     if not seen:

@@ -230,3 +230,27 @@ def test_too_many_pixels_are_refused_by_the_header_alone(size):
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4)
     with pytest.raises(ImageError, match="50 million pixels"):
         read_image(header)
+
+
+def test_a_clip_behind_a_photo_is_no_scan(monkeypatch):
+    """Phones append a clip to a photo. Its bytes are like noise, and so contain the marker of a scan."""
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(images, "MAX_SCANS", 3)
+    baseline = encoded(picture((30, 20)), "JPEG")
+    assert is_close(read_image(baseline + b"\xff\xda\0\2" * 100), picture((30, 20)))
+    with pytest.raises(ImageError, match="progressive scans"):
+        read_image(encoded(picture((30, 20)), "JPEG", progressive=True))
+
+
+def test_an_animation_of_the_caller_stays_usable():
+    file = io.BytesIO()
+    picture().save(file, "WEBP", save_all=True, append_images=[Image.new("RGB", (60, 40), WHITE)], lossless=True)
+    animation = Image.open(file)
+    assert is_close(read_image(animation), picture())
+    animation.seek(1)
+    assert is_close(read_image(animation), Image.new("RGB", (60, 40), WHITE))
+
+
+def test_a_long_comment_of_a_gif_does_not_matter():
+    data = encoded(picture(), "GIF", comment=b"x" * 70_000)
+    assert images.read_photo(data, 32, preview=20).preview.width == 20

@@ -256,3 +256,26 @@ def test_resources_of_photoshop_stay(tmp_path):
     data = good[:2] + struct.pack(">BBH", 0xFF, 0xED, len(body) + 2) + body + good[2:]
     new, _ = embed(data, TEXT)
     assert new.count(other) == 1 and new.count(PHOTOSHOP_IN_JPEG) == 1
+
+
+def test_a_tiff_with_iptc_in_photoshops_resources_only():
+    """The fields that it has stay."""
+    city = b"\x1c\x02\x5a\x00\x05Paris"
+    file = io.BytesIO()
+    resource = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(city)) + city
+    Image.new("RGB", (4, 4)).save(file, "TIFF", tiffinfo={34377: resource})
+    new, kept = embed(file.getvalue(), TEXT)
+    assert kept == [] and new.count(city) >= 2  # in the resource and in the field of its own
+
+
+def test_iptc_fields_that_cannot_be_read_are_not_dropped():
+    city = b"\x1c\x02\x5a\x00\x05Paris"
+    data = rewrite(encoded("JPEG"), lambda xmp, iptc: (sidecar(xmp, "x")[0], city + b"?" + city))
+    with pytest.raises(MetadataError, match="damaged"):
+        embed(data, TEXT, overwrite=True)
+
+
+def test_joiners_of_letters_stay_and_control_characters_go():
+    text = "می\u200cخواهم \U0001f469\u200d\U0001f680\x07\ufffe"
+    new, _ = embed(encoded("PNG"), text)
+    assert "می\u200cخواهم \U0001f469\u200d\U0001f680".encode() in new and b"\x07<" not in new

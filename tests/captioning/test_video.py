@@ -81,8 +81,21 @@ def test_variable_frame_rate():
     assert [shot.start for shot in shots] == pytest.approx(expected, abs=0.15)
 
 
-def test_a_slide_show_has_a_cut_at_each_frame():
-    assert [shot.start for shot in read(animation(tuple((n, 1.0) for n in range(6)), "GIF", 1.0))] == [0, 1, 2, 3, 4, 5]
+@pytest.mark.parametrize("format", ["GIF", "WEBP"])
+def test_a_slide_show_has_a_cut_at_each_frame(format):
+    shots = read(animation(tuple((n, 1.0) for n in range(6)), format, 1.0))
+    assert [shot.start for shot in shots] == pytest.approx([0, 1, 2, 3, 4, 5])
+
+
+def test_sound_may_be_longer_than_the_picture():
+    """Matroska has one duration for both."""
+    data = clip(((1, 1.0), (2, 1.0)), "matroska", sound=True, sound_seconds=30)
+    assert [shot.start for shot in read(data)] == pytest.approx([0, 1], abs=0.1)
+
+
+def test_the_last_part_of_a_long_shot_is_not_too_short():
+    data = clip(((1, 10.2),), rate=10)
+    assert [shot.start for shot in read(data)] == [0]
 
 
 @pytest.mark.parametrize(("rotation", "turn"), [(-90, 270), (90, 90), (180, 180)])
