@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import io
 import json
 import os
 import sys
@@ -37,6 +38,7 @@ from captioning.video import VideoError
 __all__ = ["Caption", "CaptionGenerator"]
 
 CLIP_ONLY = ("vtt", "srt")  # formats
+NO_CAPTION = "the model found no caption"
 
 Result = tuple[Path, Caption | None, str | None]  # the last is the error, if there is no caption
 Reading = list[tuple[Path, Future[Photo]]]
@@ -78,7 +80,7 @@ def caption_files(
 def write_segments(segments: Sequence[Segment], path: Path, kind: str, output: IO[str]) -> None:
     """Write the captions of a clip as vtt, srt or json."""
     if kind == "json":
-        row = {"video": str(path), "segments": [segment.to_dict() for segment in segments]}
+        row = {"video": printable(path), "segments": [segment.to_dict() for segment in segments]}
         json.dump(row, output, indent=2, ensure_ascii=False)
         output.write("\n")
     else:
@@ -103,23 +105,31 @@ def write_captions(results: Iterable[Result], kind: str, output: IO[str]) -> Non
         for path, caption, error in results:
             if kind == "coco":
                 if caption:
-                    rows.append({"image_id": path.stem, "caption": caption.text})
+                    rows.append({"image_id": printable(path.stem), "caption": caption.text})
             elif caption:
                 alternatives = [alternative.to_dict() for alternative in caption.alternatives]
-                row = {"image": str(path), **caption.to_dict(), "language": caption.language}
+                row = {"image": printable(path), **caption.to_dict(), "language": caption.language}
                 rows.append({**row, "alternatives": alternatives})
             else:
-                rows.append({"image": str(path), "error": error})
+                rows.append({"image": printable(path), "error": error})
         json.dump(rows, output, indent=2, ensure_ascii=False)
         output.write("\n")
+
+
+def printable(path: str | Path) -> str:
+    """A path as text. Bytes that are not UTF-8, as some old file names have, become the replacement character."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def open_output(path: Path | None, mode: str = "w") -> contextlib.AbstractContextManager[IO]:
     """Standard output, a pipe or a device, or a file that appears when it is complete."""
     if path is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # file names as they are, even if they are not UTF-8
         return contextlib.nullcontext(sys.stdout)
     if path.exists() and not path.is_file():
-        return path.open(mode, encoding=None if "b" in mode else "utf-8")
+        encoding, errors = (None, None) if "b" in mode else ("utf-8", "surrogateescape")
+        return path.open(mode, encoding=encoding, errors=errors)
     return artifacts.replace_file(path.resolve(), mode)
 
 
@@ -162,7 +172,7 @@ def draft_page(options: argparse.Namespace) -> int:
             if caption and caption.text:
                 drafts[image] = sentence(caption.text)
             else:
-                left[image] = problem or "the model found no caption"
+                left[image] = problem or NO_CAPTION
         output.write(insert_drafts(page, drafts))
     for image in sorted(left):
         print(f"{options.html}:{image.line}: {image.source or '<img> without src'}: {left[image]}", file=sys.stderr)
@@ -194,6 +204,8 @@ def caption_photos(options: argparse.Namespace, photos: Sequence[Path]) -> int:
 
 def add_metadata(path: Path, caption: Caption, in_place: bool, overwrite: bool) -> str | None:
     """Write a caption into a photo's metadata; returns the error, if there is one."""
+    if not caption.text:
+        return NO_CAPTION
     try:
         kept = write_metadata(path, sentence(caption.text), in_place=in_place, overwrite=overwrite)
     except MetadataError as error:
@@ -259,10 +271,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--html needs --output and takes no photos: it captions the images of the page")
     if (options.in_place or options.overwrite) and not options.write_metadata:
         parser.error("--in-place and --overwrite need --write-metadata")
+    if options.html and (options.format or options.write_metadata):
+        parser.error("--html takes neither --format nor --write-metadata: it writes a page")
     photos = find_photos(options.photos)
     is_clip = options.format in CLIP_ONLY or any(path.suffix.lower() in CLIP_SUFFIXES for path in photos)
     if is_clip and (len(photos) != 1 or options.format not in (None, *CLIP_ONLY, "json")):
         parser.error("a clip is captioned on its own, with --format vtt, srt or json")
+    if is_clip and options.write_metadata:
+        parser.error("--write-metadata is for photos, not for clips")
     if not photos and not options.html:
         parser.error("no photos found in " + ", ".join(options.photos) if options.photos else "name photos or folders")
     try:

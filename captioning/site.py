@@ -7,11 +7,16 @@ site.files["site/pics/dog.jpg"]                                       # its byte
 ```
 """
 
+import contextlib
 import io
 import posixpath
+import unicodedata
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from lzma import LZMAError
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 from captioning import html_alt
 from captioning.html_alt import MAX_PAGE, HtmlError, Image, local_path
@@ -20,6 +25,8 @@ from captioning.worker_process import OutOfTime, ProcessLost, ask
 PAGES = (".html", ".htm", ".xhtml")
 MAX_UNPACKED = 64 * 2**20
 """Bytes of all that is read from a ZIP file: its pages and their pictures."""
+MAX_IMAGES = 2000
+"""Images without alt text, in all pages together."""
 
 
 class Missing(NamedTuple):
@@ -50,7 +57,7 @@ def read_site(uploads: Iterable[tuple[str, bytes]]) -> Site:
     """
     try:
         return ask(__name__, list(uploads), cpu_seconds=10, wall_seconds=30, memory=10**9)
-    except (OutOfTime, ProcessLost) as error:
+    except (OutOfTime, ProcessLost, MemoryError) as error:
         raise HtmlError("The upload takes too long to read. Send fewer or smaller files.") from error
 
 
@@ -62,8 +69,8 @@ def answer(uploads: list[tuple[str, bytes]]) -> Iterator[Site]:
         raise HtmlError("Send one ZIP file at a time.")
     archive = _open_archive(archives[0]) if archives else None
     if archive:
-        files = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-    files |= {name: data for name, data in uploads if not name.lower().endswith(".zip")}
+        files = {_file_name(info): info for info in archive.infolist() if not info.is_dir()}
+    files |= {unicodedata.normalize("NFC", name): data for name, data in uploads if not name.lower().endswith(".zip")}
     left = MAX_UNPACKED
 
     def read(name: str, most: int) -> bytes:
@@ -74,7 +81,7 @@ def answer(uploads: list[tuple[str, bytes]]) -> Iterator[Site]:
             try:
                 with archive.open(content) as file:
                     content = file.read(min(most, left) + 1)
-            except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:  # of zipfile
+            except (BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error, LZMAError) as error:
                 raise _damaged() from error
             left -= len(content)
             if left < 0:
@@ -91,6 +98,8 @@ def answer(uploads: list[tuple[str, bytes]]) -> Iterator[Site]:
         html_alt.check_size(content)
         images = [Missing(image, _find(image, name, files, loose)) for image in next(html_alt.answer(content))]
         pages.append(Page(name, content, images))
+        if sum(len(page.images) for page in pages) > MAX_IMAGES:
+            raise HtmlError("The pages have more than 2,000 images without alt text. Send fewer pages.")  # MAX_IMAGES
         for missing in images:
             if missing.file and missing.file not in found:
                 found[missing.file] = read(missing.file, MAX_UNPACKED)
@@ -100,8 +109,17 @@ def answer(uploads: list[tuple[str, bytes]]) -> Iterator[Site]:
 def _open_archive(data: bytes) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+    except (BadZipFile, ValueError, NotImplementedError, OSError) as error:
         raise _damaged() from error
+
+
+def _file_name(info: zipfile.ZipInfo) -> str:
+    """The path of a file in a ZIP file. macOS writes names in UTF-8 without saying so, older Windows backslashes."""
+    name = info.filename
+    if not info.flag_bits & 0x800:  # else they are in UTF-8
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
 
 
 def _damaged() -> HtmlError:
@@ -113,6 +131,7 @@ def _find(image: Image, page: str, files: Mapping[str, object], loose: Mapping[s
     path = local_path(image)
     if path is None:
         return None
+    path = unicodedata.normalize("NFC", path)
     folders = [posixpath.dirname(page)]
     while folders[-1] and image.source.startswith("/"):
         folders.append(posixpath.dirname(folders[-1]))

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -127,6 +128,39 @@ def test_captions_are_written_into_metadata(in_process, tmp_path, capsys):
     assert f"kept: {jpeg}: alt text, description (--overwrite replaces it)" in capsys.readouterr().err
     assert in_process([str(jpeg), "--write-metadata", "--overwrite"]) == 0
     assert sentence in (tmp_path / "a.jpg.xmp").read_text()
+
+
+@pytest.mark.parametrize("kind", ["text", "csv", "json", "coco"])
+def test_file_names_that_are_not_utf_8(in_process, tmp_path, kind):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    Image.new("RGB", (64, 48)).save(os.fsdecode(path), "PNG")
+    output = tmp_path / "captions"
+    assert in_process([os.fsdecode(path), "--format", kind, "--output", str(output)]) == 0
+    assert (b"caf\xe9" if kind in ("text", "csv") else "caf\ufffd".encode()) in output.read_bytes()
+
+
+def test_an_empty_caption_replaces_no_text(in_process, generator, monkeypatch, tmp_path, capsys):
+    without_text = [replace(generator.caption(Image.new("RGB", (64, 48))), text="")]
+    monkeypatch.setattr(CaptionGenerator, "caption_batch", lambda *_, **__: without_text)
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
+    before = (tmp_path / "a.jpg").read_bytes()
+    assert in_process([str(tmp_path / "a.jpg"), "--write-metadata", "--in-place", "--overwrite"]) == 1
+    assert "the model found no caption" in capsys.readouterr().err
+    assert (tmp_path / "a.jpg").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--html", "a.html", "--output", "b.html", "--format", "csv"], "--html takes neither"),
+        (["--html", "a.html", "--output", "b.html", "--write-metadata"], "--html takes neither"),
+        (["a.mp4", "--write-metadata"], "not for clips"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
 
 
 def test_metadata_that_cannot_be_written(in_process, tmp_path, capsys):

@@ -80,10 +80,13 @@ def draft_site() -> str | tuple[str, int]:
 
 
 def caption_files(site: Site, language: str) -> dict[str, dict[str, str]]:
-    """For the first MAX_PHOTOS files: `draft` and `thumbnail` of their `Row`, or `problem`."""
+    """For the first MAX_PHOTOS files that can be read: `draft` and `thumbnail` of their `Row`; before, `problem`."""
     found: dict[str, dict[str, str]] = {}
     queued: dict[str, tuple[Photo, Future[Caption]]] = {}
-    for name, data in islice(site.files.items(), current_app.config["MAX_PHOTOS"]):
+    most = current_app.config["MAX_PHOTOS"]
+    for name, data in islice(site.files.items(), 5 * most):
+        if len(queued) == most:
+            break
         try:
             queued[name] = enqueue(FileStorage(io.BytesIO(data), name), Options(language=language), THUMBNAIL)
         except ImageError as error:

@@ -48,6 +48,12 @@ def archive(files: dict) -> bytes:
     return file.getvalue()
 
 
+def broken_deflate() -> bytes:
+    """A ZIP file whose first file is compressed in a way that does not exist."""
+    data = archive({"a.html": b"<p>" * 99})
+    return data[:36] + b"\xff" * 4 + data[40:]
+
+
 def draft(expected, data=None) -> bytes:
     return f'<img alt="{sentence(expected(data).text)}" data-alt-draft=""'.encode()
 
@@ -102,6 +108,25 @@ def test_more_pictures_than_at_a_time(app, send):
     assert saved(response)[1].count(b"data-alt-draft") == 2
 
 
+def test_pictures_that_cannot_be_read_take_no_place(app, send):
+    app.config["MAX_PHOTOS"] = 1
+    files = [broken("0.jpg"), broken("1.jpg"), photo(name="2.png")]
+    response = send(photo(b"<img src=0.jpg><img src=1.jpg><img src=2.png>", "a.html"), *files)
+    assert saved(response)[1].count(b"data-alt-draft") == 1
+
+
+def test_names_in_zip_files_of_other_systems(send):
+    """UTF-8 that the archive does not declare, backslashes, ./ and letters with separate accents."""
+    utf_8 = "größe.png".encode()
+    data = archive({"./a.html": "<img src=größe.png><img src=pics/b.png><img src=ä.png>".encode()})
+    with zipfile.ZipFile(file := io.BytesIO(data), "a") as target:
+        target.writestr("x" * len(utf_8), picture())
+        target.writestr("pics\\b.png", picture())
+        target.writestr("a\u0308.png", picture())
+    response = send(photo(file.getvalue().replace(b"x" * len(utf_8), utf_8), "site.zip"))
+    assert "Drafts to check: 3. Images without a draft: 0." in response.text
+
+
 def test_nothing_to_do(send):
     response = send(photo(b"<img src=a alt=b>", "a.html"))
     assert "Drafts to check: 0. Images without a draft: 0." in response.text and "download=" not in response.text
@@ -116,6 +141,8 @@ def test_nothing_to_do(send):
         ([("a.zip", archive({"a.txt": b""}))], 422, "There is no HTML file"),
         ([("a.zip", archive({"a.html": b"<p>" * 9})[:40] + b"\0" + archive({"a.html": b""})[41:])], 422, "damaged"),
         ([("a.zip", archive({})), ("b.zip", archive({}))], 422, "one ZIP file at a time"),
+        ([("a.zip", broken_deflate())], 422, "damaged"),
+        ([("a.html", b"<img>" * 2001)], 422, "more than 2,000 images"),
         ([("a.html", b"\xff\xfe<")], 422, "UTF-16"),
         ([("a.html", b" " * 4_000_001)], 422, "more than 4 MB"),
         ([("a.zip", archive({"a.html": b"<img src=a>", "a": bytes(2**26)}))], 422, "more than 64 MB"),
