@@ -42,4 +42,4 @@ def language_names() -> dict[str, str]:
 def visitors_language(available: Sequence[str]) -> str:
     """The first language of the visitor that is available, else the first one available."""
     wanted = [language.replace("-", "_") for language in request.accept_languages.values()]
-    return negotiate_locale(wanted, available) or available[0]
+    return (negotiate_locale(wanted, available) or available[0]).lower()  # in the visitor's spelling: DE, de-CH

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from flask import Response, abort, render_template, request
+from flask import Response, abort, current_app, render_template, request
 from flask_babel import get_locale, lazy_gettext
 from flask_babel import gettext as _
 from flask_openapi import OpenAPI
@@ -152,8 +152,12 @@ def gallery() -> str:
 
 
 def service_worker() -> Response:
-    """The script that opens the pages without a connection. It changes with any of the files that it keeps."""
-    script = (ROOT / "static" / "app" / "service-worker.js").read_text()
+    """The script that opens the pages without a connection. It changes with any of the files that it keeps.
+
+    It cannot ask for a key. Where one is needed, browsers that have it get a script instead that removes it.
+    """
+    name = "remove-service-worker.js" if current_app.config["API_KEYS"] else "service-worker.js"
+    script = (ROOT / "static" / "app" / name).read_text()
     return Response(f"// Version {files_version()}\n{script}", mimetype="text/javascript")
 
 

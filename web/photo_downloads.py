@@ -44,11 +44,14 @@ def zip_photos(files: list[FileStorage], texts: list[str]) -> bytes:
             for file, text in zip(files, texts, strict=True):
                 name = unused_name(file.filename or "", taken)
                 writer.send((file.stream.read(), text))
-                photo, sidecar = writer.receive()
+                written = writer.receive()
+                if isinstance(written, Exception):
+                    raise written
+                photo, sidecar = written
                 archive.writestr(name, photo)
                 if sidecar:
                     archive.writestr(f"{name}.xmp", sidecar)
-    except (OutOfTime, ProcessLost):
+    except (OutOfTime, ProcessLost, MemoryError, ValueError, OverflowError):
         abort(422, _("The text cannot be written into %(name)s. Remove this photo and try again.", name=name))
     finally:
         writer.stop()

@@ -27,7 +27,15 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",  # an answer may hold a photo
 }
 
-WITHOUT_KEY = {"docs", "health", "metrics", "openapi.json", "ready", "static"}  # first parts of paths
+WITHOUT_KEY = {
+    "docs",
+    "health",
+    "metrics",
+    "openapi.json",
+    "ready",
+    "service-worker.js",
+    "static",
+}  # first parts of paths
 KEY_SCHEMES: dict[str, SecurityScheme | dict[str, Any]] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

@@ -54,6 +54,7 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
     )
     server.channel_class = BoundedChannel
     server.upload_timeout = app.config["UPLOAD_TIMEOUT"]
+    server.upload_limit = max(512 * 2**20, 3 * clip)
     return server
 
 
@@ -80,11 +81,11 @@ class Refusal(ErrorTask):
 class BoundedChannel(HTTPChannel):
     """A connection.
 
-    It is closed when the uploads of all connections together exceed `limit` bytes, and when its request has not fully
-    arrived after ``UPLOAD_TIMEOUT``. Waitress itself closes one on which nothing has arrived for two minutes.
+    It is closed when the uploads of all connections together exceed the server's ``upload_limit`` (bytes), and when its
+    request has not fully arrived after ``UPLOAD_TIMEOUT``. Waitress itself closes one on which nothing has arrived for
+    two minutes.
     """
 
-    limit = 512 * 2**20
     error_task_class = Refusal
 
     def received(self, data: bytes) -> bool:
@@ -95,7 +96,7 @@ class BoundedChannel(HTTPChannel):
             return False
         channels = self.server.active_channels.values()
         held = sum(r.body_bytes_received for c in channels for r in (*c.requests, c.request) if r)
-        if self.request and held > self.limit:
+        if self.request and held > self.server.upload_limit:
             self.will_close = True
             return False
         return super().received(data)

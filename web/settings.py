@@ -8,6 +8,8 @@ from typing import Any
 import limits
 from flask import Config
 
+from captioning.generator import MAX_BEAM_WIDTH
+
 DEFAULTS = {
     "BEAM_WIDTH": 3,  # captions that the search keeps at each word
     "MAX_CONTENT_LENGTH": 32 * 2**20,  # bytes of all photos in a request
@@ -33,6 +35,7 @@ EXAMPLES = {  # as in the environment
     "METRICS_LISTEN": "127.0.0.1:9100",
 }
 MAY_BE_ZERO = {"BATCH_WAIT", "PROXIES", "VIDEO_JOBS"}
+SECONDS = {"BATCH_WAIT", "REQUEST_TIMEOUT", "UPLOAD_TIMEOUT", "VIDEO_SECONDS"}  # fractions too
 
 
 def load_settings(config: Config, root: Path) -> None:
@@ -62,4 +65,6 @@ def _is_valid(name: str, value: Any, default: Any) -> bool:
         return isinstance(value, list) and all(isinstance(k, str) and re.fullmatch("[!-~]+", k) for k in value)
     if isinstance(default, list):
         return isinstance(value, list)
-    return isinstance(value, (int, type(default))) and value >= (0 if name in MAY_BE_ZERO else 1)
+    if isinstance(value, bool) or not isinstance(value, (int, float) if name in SECONDS else int):
+        return False
+    return value >= (0 if name in MAY_BE_ZERO else 1) and (name != "BEAM_WIDTH" or value <= MAX_BEAM_WIDTH)

@@ -23,6 +23,7 @@ from captioning.images import ImageError
 from web.tracing import span
 
 VIDEOS = "/api/videos"
+MAX_FIELDS = 100_000  # of a form without files: four for each caption that the gallery downloads
 IMAGE_STATUS = {"unsupported": 415, "damaged": 422, "too large": 413}
 
 
@@ -104,9 +105,11 @@ def add_limits(app: Flask) -> None:
 
 
 def begin() -> None:
-    """Before each request: set its deadline; refuse photos while the service stops."""
+    """Before each request: set its deadline; refuse too many fields, and photos while the service stops."""
     g.answers, g.group = [], object()
     g.deadline = time.monotonic() + current_app.config["REQUEST_TIMEOUT"]
+    if request.mimetype == "application/x-www-form-urlencoded" and request.get_data().count(b"&") >= MAX_FIELDS:
+        abort(413)  # MAX_FORM_PARTS holds for multipart forms only, and millions of fields fill the memory
     if current_app.extensions["stopping"].is_set() and request.method == "POST":
         refuse_busy("stopping", _("This service is about to restart. Please try again in a moment."))
 
@@ -149,10 +152,14 @@ def enqueue(file: FileStorage, options: Options, preview: int | None = None) -> 
 
 
 def read(file: FileStorage, size: int, preview: int | None = None) -> Photo:
-    """Read an upload in a worker process. Raises ImageError."""
+    """Read an upload in a worker process. Raises ImageError, or ServiceUnavailable after the request's deadline."""
+    reading = current_app.extensions["images"].submit(file.stream.read(), size=size, preview=preview)
     try:
         with span("read photo"):
-            return current_app.extensions["images"].read(file.stream.read(), size=size, preview=preview)
+            return reading.result(seconds_left())
+    except TimeoutError:
+        reading.cancel()
+        refuse_late()
     except ImageError as error:
         current_app.extensions["metrics"].errors.labels(error.kind).inc()
         raise
@@ -162,12 +169,17 @@ def wait(answer: Future[Caption]) -> Caption:
     """The caption, when its batch is done. Raises ServiceUnavailable after the request's deadline."""
     try:
         with span("wait for caption"):
-            return answer.result(max(0, g.deadline - time.monotonic()))
+            return answer.result(seconds_left())
     except (TimeoutError, CancelledError):
-        refuse_busy("timeout", _("This took too long. Please try again in a moment."))
+        refuse_late()
     except Exception:
         current_app.extensions["metrics"].errors.labels("batch failed").inc()
         raise
+
+
+def seconds_left() -> float:
+    """Until the request's deadline."""
+    return max(0, g.deadline - time.monotonic())
 
 
 @contextmanager
@@ -179,6 +191,11 @@ def limited(places: Semaphore) -> Iterator[None]:
         yield
     finally:
         places.release()
+
+
+def refuse_late() -> NoReturn:
+    """Answer 503: the request's deadline has passed."""
+    refuse_busy("timeout", _("This took too long. Please try again in a moment."))
 
 
 def refuse_full() -> NoReturn:

@@ -19,6 +19,7 @@ from web.pages import sentence
         ("de-AT,de;q=0.9,en;q=0.8", "de", "Eine Beschreibung für jedes Foto"),
         ("en-GB,de;q=0.5", "en", "A caption for every photo"),
         ("fr-CA", "fr", "Une description pour chaque photo"),
+        ("DE-at", "de", "Eine Beschreibung für jedes Foto"),
         ("cs", "cs", "Popisek ke každé fotce"),
         ("eo", "en", "A caption for every photo"),
         ("", "en", "A caption for every photo"),
@@ -39,6 +40,11 @@ def test_captions_and_errors_are_in_the_language_of_the_visitor(client, generato
     assert "Text zum Veröffentlichen" in response.text and "kein Foto, das wir lesen können" in response.text
     answer = client.post("/model/predict", data={"image": broken()}, headers=german)
     assert "kein Foto, das wir lesen können" in answer.json["message"] and answer.headers["Content-Language"] == "de"
+
+
+def test_the_spelling_of_the_language_does_not_matter(client, generator):
+    response = client.post("/", data={"image": photo()}, headers={"Accept-Language": "DE"})
+    assert f'<span lang="de">{sentence(generator.caption(picture(), language="de").text)}</span>' in response.text
 
 
 def test_captions_in_the_language_that_was_chosen(post, generator):
@@ -67,4 +73,6 @@ def test_every_text_is_translated(language):
     assert texts == {message.id for message in messages}
     for message in messages:
         assert message.string and not message.fuzzy
-        assert list(compiled[message.id].string) == list(message.string)  # letters, or singular and plural
+        assert list(compiled.get(message.id, message.context).string) == list(
+            message.string
+        )  # letters, or singular and plural

@@ -200,3 +200,9 @@ def test_sentence():
 def test_confidence():
     assert confidence(SimpleNamespace(confidence=0.296)) == 30
     assert [in_words(percent) for percent in (100, 60, 59, 0)] == ["Quite sure", "Quite sure", "Less sure", "A guess"]
+
+
+def test_where_a_key_is_needed_the_service_worker_is_removed(make_app):
+    """A browser fetches the script without asking for a key."""
+    response = make_app(API_KEYS=["secret"]).test_client().get("/service-worker.js")
+    assert response.status_code == 200 and "registration.unregister()" in response.text

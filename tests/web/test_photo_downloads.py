@@ -1,6 +1,7 @@
 """Photos come back in a ZIP file, with the texts in their metadata."""
 
 import io
+import struct
 import zipfile
 
 import pytest
@@ -66,3 +67,12 @@ def test_names():
     assert [unused_name(name, taken) for name in names] == [
         "a.jpg", "A (2).JPG", "a (3).jpg", "b", "photo", "photo (2)", "a (2) (2).jpg",
     ]  # fmt: skip
+
+
+def test_a_damaged_photo_comes_with_a_sidecar(small_app):
+    """A WebP file without width and height."""
+    frame = b"VP8 " + struct.pack("<I", 10) + b"\0\0\0\x9d\x01\x2a" + bytes(4)
+    data = b"RIFF" + struct.pack("<I", 4 + len(frame)) + b"WEBP" + frame
+    response = small_app.test_client().post("/photos.zip", data={"image": [photo(data, "a.webp")], "text": ["A dog."]})
+    assert response.status_code == 200
+    assert zipfile.ZipFile(io.BytesIO(response.data)).namelist() == ["a.webp", "a.webp.xmp"]

@@ -15,7 +15,7 @@ import pytest
 import waitress.buffers
 from helpers import ROOT, Serving, connect, get, keep_busy, picture, raw_request, started, upload, wait_until
 
-from web.server import BoundedChannel, bind
+from web.server import bind
 
 
 def test_a_client_that_hangs_up_is_dropped(small_app, model):
@@ -44,9 +44,9 @@ def test_more_clients_than_may_wait(make_app, model):
     assert app.extensions["captions"].failed == 0
 
 
-def test_uploads_of_all_connections_together_are_limited(small_app, monkeypatch):
-    monkeypatch.setattr(BoundedChannel, "limit", 2**20)
+def test_uploads_of_all_connections_together_are_limited(small_app):
     with Serving(small_app) as (server, address), connect(address) as first, connect(address):
+        server.upload_limit = 2**20
         with suppress(ConnectionError):  # a reset, when the server closes before it has read all
             first.sendall(raw_request(bytes(2**21))[:-9])
             wait_until(lambda: not server.active_channels or first.recv(1) == b"")

@@ -7,7 +7,7 @@ import struct
 import tempfile
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -250,3 +250,19 @@ def test_any_bytes(small_app, send, prefix, rest):
 def test_any_file_name_and_type(small_app, name, type):
     data = {"image": photo(small(), name or "a", type or None)}
     assert small_app.test_client().post("/", data=data).status_code in (200, 400)
+
+
+def test_a_form_of_millions_of_fields_is_refused(small_app):
+    client = small_app.test_client()
+    for path in ("/", "/download", "/api/videos"):
+        response = client.post(path, data="a&" * 100_000, content_type="application/x-www-form-urlencoded")
+        assert response.status_code == 413, path
+    assert client.post("/", data={"sample": "dog"}).status_code == 200
+
+
+def test_a_photo_that_is_not_read_in_time_is_503(make_app, monkeypatch, send):
+    app = make_app(REQUEST_TIMEOUT=0.1)
+    reading = Future()
+    monkeypatch.setattr(app.extensions["images"], "submit", lambda *_, **__: reading)
+    assert send(app, picture(), to="/model/predict").status_code == 503
+    assert reading.cancelled()
