@@ -3,7 +3,7 @@
 // replaces the preview. The cards are kept in sessionStorage, so that a reload loses nothing.
 
 import { saveStrip, showAttention } from "./attention.js";
-import { fill, onDrop, texts } from "./shared.js";
+import { fill, guardEdits, onDrop, onPaste, texts } from "./shared.js";
 import { offerSpeech } from "./speech.js";
 
 const PARALLEL = 4; // photos sent at a time: the server captions them in one batch
@@ -18,6 +18,7 @@ const waiting = []; // {file, key, card, request} in the order they came
 const active = new Set();
 const kept = new Map(); // card → {key, html}: its key in sessionStorage, and the HTML from the server
 const unsaved = new Set(); // cards that did not fit into sessionStorage
+const edited = new Set(); // cards with a text of the visitor's own that was not downloaded
 let added = Number(savedKeys().at(-1)?.slice(6) ?? 0); // photos in this tab so far, including those from before a reload
 let done = 0;
 let total = 0;
@@ -135,7 +136,7 @@ function replace(old, card) {
 function remove(card) {
   const neighbour = card.nextElementSibling ?? card.previousElementSibling;
   sessionStorage.removeItem(kept.get(card)?.key);
-  unsaved.delete(card);
+  for (const cards of [kept, unsaved, edited]) cards.delete(card);
   status.textContent = fill(texts.removed, { name: card.querySelector(".name").textContent });
   card.remove();
   (neighbour?.querySelector("textarea, button:not([hidden])") ?? form.querySelector("#photos")).focus();
@@ -148,7 +149,10 @@ function enhance(card) {
   card.querySelector(".remove").addEventListener("click", () => remove(card));
   const field = card.querySelector("textarea");
   if (!field) return;
-  field.addEventListener("input", () => save(card));
+  field.addEventListener("input", () => {
+    edited.add(card);
+    save(card);
+  });
   onClick(card.querySelector(".copy"), () => copyText(field.value));
   onClick(card.querySelector(".copy-alt"), () => copyText(Object.assign(document.createElement("img"), { alt: field.value }).outerHTML));
   offerSpeech(card.querySelector(".speak"), () => field.value, () => field.lang);
@@ -226,24 +230,23 @@ function restore() {
   for (const key of savedKeys()) {
     const { html, text, chosen } = JSON.parse(sessionStorage.getItem(key));
     const card = new DOMParser().parseFromString(html, "text/html").querySelector(".photo");
-    card.querySelector("textarea").value = text;
+    const field = card.querySelector("textarea");
+    const sentences = [...card.querySelectorAll(".choices li span")].map((choice) => choice.textContent);
+    if (!sentences.includes(text)) edited.add(card);
+    field.value = text;
     if (chosen) card.dataset.chosen = chosen;
     captions.append(document.adoptNode(card));
     kept.set(card, { key, html });
   }
 }
 
-let downloading; // a download does not leave the page
-results.addEventListener("submit", () => {
-  clearTimeout(downloading);
-  downloading = setTimeout(() => (downloading = undefined), 1000);
-});
+guardEdits(() => active.size || unsaved.size);
 
-addEventListener("beforeunload", (event) => {
-  if (!downloading && (active.size || unsaved.size)) event.preventDefault();
-});
+results.addEventListener("submit", () => edited.clear());
 
-document.querySelector("#clear").addEventListener("click", () => {
+document.querySelector("#clear").addEventListener("click", (event) => {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return; // another tab
+  if (edited.size && !confirm(texts.discard)) return event.preventDefault();
   for (const { request } of active) request?.abort();
   active.clear();
   unsaved.clear();
@@ -268,7 +271,7 @@ for (const button of form.querySelectorAll(".samples button")) {
   });
 }
 
-document.addEventListener("paste", (event) => add(event.clipboardData.files));
+onPaste(add);
 
 onDrop(form, (transfer) => add(transfer.files));
 

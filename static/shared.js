@@ -16,6 +16,26 @@ export function saveFile(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
+/** Asks before the page is left, as long as `isUnsaved()`. The download of a form leaves no page. */
+export function guardEdits(isUnsaved) {
+  let downloading;
+  addEventListener("submit", () => {
+    clearTimeout(downloading);
+    downloading = setTimeout(() => (downloading = undefined), 1000);
+  });
+  addEventListener("beforeunload", (event) => {
+    if (!downloading && isUnsaved()) event.preventDefault();
+  });
+}
+
+/** Calls `take(files)` when files are pasted, but not for the picture of itself that a text from an office program has. */
+export function onPaste(take) {
+  document.addEventListener("paste", ({ target, clipboardData: { files, types } }) => {
+    const isText = types.includes("text/plain") && target.closest("textarea, input");
+    if (files.length && !isText) take([...files]);
+  });
+}
+
 /** Calls `take(dataTransfer)` when files are dropped anywhere on the page. `form` shows that they may be. */
 export function onDrop(form, take) {
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {

@@ -1,7 +1,7 @@
 // The page for clips: uploads a clip, asks for the result of its job, and shows a timeline with captions to edit.
 // The clip itself is played from the visitor's own disk.
 
-import { fill, onDrop, saveFile, sentence, texts } from "./shared.js";
+import { fill, guardEdits, onDrop, saveFile, sentence, texts } from "./shared.js";
 
 const POLL = 1000; // milliseconds between two questions; a job that nobody asks about for 30 s ends
 const TRIES = 5; // questions without an answer
@@ -23,6 +23,7 @@ let unsaved = false; // whether a caption was edited since the last download
 // Captioning
 
 function caption(file) {
+  if (unsaved && !confirm(texts.discard)) return;
   cancel();
   problem.hidden = true;
   if (file.size > form.dataset.limit) return fail(texts.large);
@@ -58,10 +59,10 @@ async function ask(current, failures = 0) {
   const answer = await response?.json().catch(() => null);
   if (job !== current) return;
   if (answer?.state === "done") return finish(current, null, answer.segments);
-  if (response?.ok) show(texts.reading, answer.progress);
+  if (response?.ok && answer) show(texts.reading, answer.progress);
   else if (answer?.message) return finish(current, answer.message);
   else if (failures === TRIES) return finish(current, texts.unreachable);
-  setTimeout(() => job === current && ask(current, response?.ok ? 0 : failures + 1), POLL);
+  setTimeout(() => job === current && ask(current, response?.ok && answer ? 0 : failures + 1), POLL);
 }
 
 function finish(current, message, segments) {
@@ -220,7 +221,5 @@ input.addEventListener("change", () => {
 
 onDrop(form, ({ files }) => files.length && caption(files[0]));
 
-addEventListener("beforeunload", (event) => {
-  if (job || unsaved) event.preventDefault();
-});
+guardEdits(() => job || unsaved);
 addEventListener("pagehide", cancel);

@@ -5,6 +5,7 @@ import { loadThumbnail, saveThumbnail } from "./store.js";
 const thumbnailer = new Worker(new URL("thumbnailer.js", import.meta.url));
 const waiting = new Map(); // id → function that takes the blob
 const addresses = new Map(); // id → promise of a URL, or of null
+let generation = 0; // grows when all are forgotten
 
 thumbnailer.onmessage = ({ data: { id, blob } }) => {
   waiting.get(id)(blob);
@@ -16,7 +17,8 @@ export function makeThumbnail(id, file) {
   const made = new Promise((resolve) => waiting.set(id, resolve));
   addresses.set(id, made.then((blob) => blob && URL.createObjectURL(blob)));
   thumbnailer.postMessage({ id, file });
-  return made.then((blob) => blob && saveThumbnail(id, blob));
+  const own = generation;
+  return made.then((blob) => blob && own === generation && saveThumbnail(id, blob));
 }
 
 /** The URL of the small copy of a photo; null if the browser cannot show its file. */
@@ -28,6 +30,7 @@ export function thumbnail(id) {
 export function forgetThumbnails() {
   for (const address of addresses.values()) address.then((url) => url && URL.revokeObjectURL(url));
   addresses.clear();
+  generation += 1;
 }
 
 /** Shows a photo's small copy, unless `image` shows another photo by then. */

@@ -1,6 +1,6 @@
 // The gallery: many photos, sent in small groups, kept in this browser, filtered, reviewed and downloaded.
 
-import { fill, onDrop, sentence, texts } from "../shared.js";
+import { fill, guardEdits, onDrop, onPaste, sentence, texts } from "../shared.js";
 import { Cards, forgetThumbnails, makeThumbnail } from "./cards.js";
 import { chosenFiles, droppedFiles, fileKeys } from "./files.js";
 import { Review } from "./review.js";
@@ -29,6 +29,7 @@ const words = new Set(); // chosen in the list of words
 let page = 0;
 let last = 0; // the latest id
 let unsaved = 0; // photos that are being stored
+let unstored = false; // whether something could not be stored
 const busy = () => sender.busy || unsaved > 0;
 
 // Adding and sending
@@ -132,14 +133,11 @@ for (const input of document.querySelectorAll("#upload input")) {
   });
 }
 
-document.addEventListener("paste", (event) => {
-  const pasted = [...event.clipboardData.files].map((file) => ({ file, name: file.name }));
-  if (pasted.length) add(pasted);
-});
+onPaste((pasted) => add(pasted.map((file) => ({ file, name: file.name }))));
 
 onDrop(find("#upload"), async (transfer) => add(await droppedFiles(transfer)));
 
-addEventListener("beforeunload", (event) => busy() && event.preventDefault());
+guardEdits(() => busy() || (unstored && photos.size));
 
 // Filtering and showing
 
@@ -254,7 +252,6 @@ find("#forth").addEventListener("click", () => turn(1));
 
 const review = new Review(find("#review"), texts, {
   get: (id) => photos.get(id),
-  save: (photo) => put(photo),
   put,
   remove: drop,
   sentence,
@@ -305,7 +302,7 @@ find("#ask").addEventListener("close", async ({ target }) => {
 
 onProblem(() => {
   say(texts.unsaved);
-  addEventListener("beforeunload", (event) => photos.size && event.preventDefault());
+  unstored = true;
 });
 
 function restoreFilters() {

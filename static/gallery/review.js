@@ -14,7 +14,7 @@ export class Review {
   #editing = false; // the present edit is in #undo
 
   /**
-   * @param {object} hooks get(id), save(photo), remove(id), put(photo), sentence(text), sure(choice), fill(text, values), closed(id)
+   * @param {object} hooks get(id), put(photo), remove(id), sentence(text), sure(choice), fill(text, values), closed(id)
    */
   constructor(dialog, texts, hooks) {
     Object.assign(this, { dialog, texts, hooks });
@@ -60,6 +60,7 @@ export class Review {
     const action = KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
     if (!choice && !action) return;
     event.preventDefault();
+    if (event.repeat && !event.key.startsWith("Arrow")) return; // a key that is held down acts once
     if (choice) choice.firstElementChild.click();
     else if (action === "speak") this.#button("speak").click();
     else this[action]();
@@ -114,7 +115,7 @@ export class Review {
   #change(values, message) {
     const photo = this.#photo;
     this.#undo.push({ id: photo.id, before: { ...photo } });
-    this.hooks.save(Object.assign(photo, values));
+    this.hooks.put(Object.assign(photo, values));
     this.#show(message);
   }
 
@@ -122,7 +123,7 @@ export class Review {
     const photo = this.#photo;
     if (!this.#editing) this.#undo.push({ id: photo.id, before: { ...photo } });
     this.#editing = true;
-    this.hooks.save(Object.assign(photo, { text: this.field.value, decorative: false }));
+    this.hooks.put(Object.assign(photo, { text: this.field.value, decorative: false }));
     this.#showState(photo);
   }
 
@@ -142,7 +143,7 @@ export class Review {
     const photo = this.#photo;
     const text = this.field.value.trim();
     this.#undo.push({ id: photo.id, before: { ...photo } });
-    this.hooks.save(Object.assign(photo, { text, decorative: !text, reviewed: true }));
+    this.hooks.put(Object.assign(photo, { text, decorative: !text, reviewed: true }));
     this.#go(1);
   }
 

@@ -289,6 +289,19 @@ def test_review_with_the_keyboard_alone(visit, caption, shoot):
     assert names(page) == ["3.png"]
 
 
+def test_a_key_that_is_held_down_acts_once(visit):
+    page = visit("gallery")
+    fill(page, photos(3))
+    page.get_by_role("button", name="Review").click()
+    for _ in range(3):
+        page.keyboard.down("a")  # all but the first are repetitions
+    page.keyboard.up("a")
+    expect(page.locator("#place")).to_have_text("Photo 2 of 3")
+    for _ in range(2):
+        page.keyboard.down("ArrowRight")
+    expect(page.locator("#place")).to_have_text("Photo 3 of 3")
+
+
 def test_everything_in_a_review_can_be_undone(visit, caption):
     page = visit("gallery")
     fill(page, photos(3))

@@ -333,10 +333,42 @@ def test_reload_keeps_what_was_made(visit, caption):
     expect(page.locator(".sure span").first).to_have_text(LOOK)
     assert page.locator(".photo img").first.evaluate("image => image.naturalWidth") == 320
 
+    page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("link", name="Start again").click()
     page.reload()
     done(page, 0)
     assert page.locator("body").evaluate("() => sessionStorage.length") == 0
+
+
+def test_start_again_asks_before_edits_are_lost(visit):
+    page = visit()
+    describe(page)
+    field, start_again = page.get_by_label("Text to publish"), page.get_by_role("link", name="Start again")
+    field.fill("Made by a person.")
+    start_again.click(modifiers=["Control"])  # another tab
+    expect(field).to_have_value("Made by a person.")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    start_again.click()
+    expect(field).to_have_value("Made by a person.")
+    page.reload()
+    page.once("dialog", lambda dialog: dialog.accept())
+    start_again.click()
+    expect(page.locator(".photo")).to_have_count(0)
+
+
+def test_text_of_an_office_program_is_not_taken_for_a_photo(visit):
+    """It comes with a picture of itself."""
+    page = visit()
+    describe(page)
+    page.get_by_label("Text to publish").evaluate(
+        """(field) => {
+            const clipboardData = new DataTransfer();
+            clipboardData.items.add(new File(["x"], "image.png", { type: "image/png" }));
+            clipboardData.setData("text/plain", "A cell.");
+            field.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
+        }"""
+    )
+    expect(page.locator("#captions > *")).to_have_count(1)
 
 
 def test_reload_keeps_the_order_in_which_photos_came(visit):

@@ -74,6 +74,32 @@ def test_thumbnails_seek_and_the_row_of_the_moment_is_marked(visit, expected):
     expect(page.locator("#timeline [aria-current]")).to_have_count(1)
 
 
+def test_edits_are_not_lost_to_another_clip_without_a_question(visit):
+    page = visit("video")
+    describe(page)
+    fields, questions = page.locator("#timeline textarea"), []
+    fields.first.fill("Made by a person.")
+    page.once("dialog", lambda dialog: (questions.append(dialog.message), dialog.dismiss()))
+    page.set_input_files("#file", webm("other.webm"))
+    expect(fields.first).to_have_value("Made by a person.")
+    assert questions == ["You have edited captions that you did not download. Discard your edits?"]
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.set_input_files("#file", webm("other.webm"))
+    expect(fields.first).not_to_have_value("Made by a person.")
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(visit):
+    page = visit("video")
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.method)
+        return route.fulfill(body="") if len(asked) == 1 else route.continue_()
+
+    page.route(re.compile(r"/api/videos/"), answer)
+    describe(page)
+
+
 def test_an_animation_is_shown_but_cannot_seek(visit):
     page = visit("video")
     gif = {"name": "a.gif", "mimeType": "image/gif", "buffer": animation(SHOTS, "GIF", 0.5)}
