@@ -24,3 +24,8 @@ def test_a_word_with_several_meanings_may_have_any_of_them(reference):
     assert len(MEANINGS["board"]) == 3
     assert hallucination({"1": "a board"}, {"1": [reference]})["CHAIR-s"] == 0
     assert hallucination({"1": "a board"}, {"1": ["a dog"]})["CHAIR-s"] == 100
+
+
+def test_on_top_of_is_no_shirt():
+    assert hallucination({"1": "a dog on top of a rock"}, {"1": ["a dog on a rock"]})["CHAIR-s"] == 0
+    assert hallucination({"1": "a red top"}, {"1": ["a dog"]})["CHAIR-s"] == 100
