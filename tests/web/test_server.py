@@ -116,8 +116,8 @@ def test_stop_finishes_what_has_begun(number):
 
     Slow: it starts a server.
     """
-    command = [sys.executable, "-c", BUSY_SERVER]
-    with started(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+    command, environment = [sys.executable, "-c", BUSY_SERVER], {**os.environ, "OMP_NUM_THREADS": "1"}  # one batch
+    with started(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as server:
         address = "127.0.0.1", int(server.stdout.readline())
         with connect(address) as idle, ThreadPoolExecutor(3) as clients:
             served = [clients.submit(upload, address) for _ in range(3)]
