@@ -51,7 +51,7 @@ def zip_photos(files: list[FileStorage], texts: list[str]) -> bytes:
                 archive.writestr(name, photo)
                 if sidecar:
                     archive.writestr(f"{name}.xmp", sidecar)
-    except (OutOfTime, ProcessLost, MemoryError, ValueError, OverflowError):
+    except (OutOfTime, ProcessLost, MemoryError, ValueError):
         abort(422, _("The text cannot be written into %(name)s. Remove this photo and try again.", name=name))
     finally:
         writer.stop()

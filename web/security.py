@@ -27,15 +27,8 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",  # an answer may hold a photo
 }
 
-WITHOUT_KEY = {
-    "docs",
-    "health",
-    "metrics",
-    "openapi.json",
-    "ready",
-    "service-worker.js",
-    "static",
-}  # first parts of paths
+# The first parts of paths that need no key.
+WITHOUT_KEY = {"docs", "health", "metrics", "openapi.json", "ready", "service-worker.js", "static"}
 KEY_SCHEMES: dict[str, SecurityScheme | dict[str, Any]] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
