@@ -123,13 +123,13 @@ def _open_video(file: BinaryIO, format: str, max_seconds: float, threads: int) -
         frames = 0
         with container:
             for packet in container.demux():
+                is_picture = packet.stream.index == stream.index
                 if packet.pts is not None and packet.time_base:
                     reached = float((packet.pts + (packet.duration or 0)) * packet.time_base) - first
                     end_of_all = max(end_of_all, reached)
-                if packet.stream.index != stream.index:
+                    end = max(end, reached) if is_picture else end
+                if not is_picture:
                     continue
-                if packet.pts is not None and packet.time_base:
-                    end = max(end, reached)
                 for frame in cast("list[VideoFrame]", packet.decode()):
                     _check_size(frame.width, frame.height)
                     if (frames := frames + 1) > max_seconds * 250:
