@@ -198,7 +198,8 @@ function render() {
   find("#back").disabled = page === 0;
   find("#forth").disabled = page === pages - 1;
   const none = !shown.some((photo) => !photo.error);
-  for (const button of document.querySelectorAll("#export button:not(#forget)")) button.disabled = none;
+  for (const button of document.querySelectorAll("#export button:not(#forget, #discard)")) button.disabled = none;
+  find("#discard").hidden = busy() || !all.some((photo) => photo.error);
   setTimeout(renderWords); // a task of its own, so that none is long
 }
 
@@ -278,6 +279,17 @@ find("#export").addEventListener("submit", ({ target }) => {
     ["alternatives", photo.choices.map((choice) => choice.caption).join("|")],
   ]);
   target.querySelector("div").replaceChildren(...fields.map(([name, value]) => Object.assign(document.createElement("input"), { name, value })));
+});
+
+find("#discard").addEventListener("click", () => {
+  const failed = [...photos.values()].filter((photo) => photo.error);
+  for (const { id } of failed) {
+    drop(id);
+    files.delete(id);
+  }
+  find("#again").hidden = true;
+  refilter();
+  find(photos.size ? "#start" : "#files").focus();
 });
 
 find("#forget").addEventListener("click", () => find("#ask").showModal());

@@ -2,6 +2,7 @@
 
 import { offerSpeech } from "../speech.js";
 import { showThumbnail } from "./cards.js";
+import { keepLetters, lettersAct } from "./store.js";
 
 const KEYS = {
   a: "accept", ArrowRight: "next", ArrowLeft: "previous", e: "edit", d: "decorative", u: "undo", r: "speak", "?": "help", Delete: "remove",
@@ -19,7 +20,7 @@ export class Review {
   constructor(dialog, texts, hooks) {
     Object.assign(this, { dialog, texts, hooks });
     const find = (selector) => dialog.querySelector(selector);
-    Object.assign(this, { image: find("img"), field: find("textarea"), choices: find(".choices"), status: find("[role=status]") });
+    Object.assign(this, { letters: find("#letters"), image: find("img"), field: find("textarea"), choices: find(".choices"), status: find("[role=status]") });
     dialog.addEventListener("click", (event) => this[event.target.closest("[data-do]")?.dataset.do]?.());
     document.addEventListener("keydown", (event) => dialog.open && this.#key(event)); // a click may take the focus away
     dialog.addEventListener("close", () => {
@@ -28,6 +29,8 @@ export class Review {
     });
     this.field.addEventListener("input", () => this.#edit());
     this.field.addEventListener("blur", () => (this.#editing = false));
+    this.letters.checked = lettersAct();
+    this.letters.addEventListener("change", () => keepLetters(this.letters.checked));
     this.image.addEventListener("load", () => this.#showImage(true));
     offerSpeech(find(".speak"), () => this.field.value, () => this.field.lang);
   }
@@ -56,6 +59,7 @@ export class Review {
       if (event.key === "Enter") this.accept();
     }
     if (inField || event.ctrlKey || event.altKey || event.metaKey) return;
+    if (event.key.length === 1 && !this.letters.checked) return;
     const choice = this.choices.children[event.key - 1];
     const action = KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
     if (!choice && !action) return;

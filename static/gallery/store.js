@@ -64,3 +64,18 @@ export function forgetEverything() {
     thumbnails.clear();
   });
 }
+
+/** Whether letters, digits and ? are keys of the review. */
+export function lettersAct() {
+  try {
+    return localStorage.letters !== "off";
+  } catch {
+    return true; // this browser stores nothing
+  }
+}
+
+export function keepLetters(act) {
+  try {
+    localStorage.letters = act ? "on" : "off";
+  } catch {} // until the page is closed
+}

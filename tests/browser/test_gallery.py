@@ -124,6 +124,12 @@ def test_one_failure_does_not_stop_the_rest(visit, caption):
     expect(page.locator(".card .caption").nth(2)).to_have_text(caption(picture(2)))
     page.get_by_label("Show").select_option("Without caption")
     assert names(page) == ["notes.png"]
+    page.get_by_role("button", name="Remove photos without caption").click()
+    found(page, "^0 of 2 photos")
+    expect(page.get_by_role("button", name="Remove photos without caption")).to_be_hidden()
+    page.get_by_label("Show").select_option("All photos")
+    assert names(page) == ["one.png", "two.png"]
+    assert [photo["name"] for photo in stored(page)[0]] == ["one.png", "two.png"]
 
 
 def test_each_of_several_failures_has_its_own_reason(visit):
@@ -300,6 +306,25 @@ def test_a_key_that_is_held_down_acts_once(visit):
     for _ in range(2):
         page.keyboard.down("ArrowRight")
     expect(page.locator("#place")).to_have_text("Photo 3 of 3")
+
+
+def test_letters_can_be_switched_off_as_keys(visit):
+    """Who dictates would press them by speaking (WCAG 2.1.4)."""
+    page = visit("gallery")
+    fill(page, photos(2))
+    page.get_by_role("button", name="Review").click()
+    page.keyboard.press("?")
+    page.get_by_label("Use letters, digits and ? as keys").uncheck()
+    page.reload()
+    page.get_by_role("button", name="Review").click()
+    before = stored(page)
+    for key in ("a", "d", "2", "?"):
+        page.keyboard.press(key)
+    expect(page.locator("#place")).to_have_text("Photo 1 of 2")
+    expect(page.locator("#keys")).to_be_hidden()
+    assert stored(page) == before
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#place")).to_have_text("Photo 2 of 2")
 
 
 def test_everything_in_a_review_can_be_undone(visit, caption):
