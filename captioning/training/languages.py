@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from captioning.training.datasets import DatasetError, load_dataset
 from captioning.training.evaluation import agreement
 from captioning.training.features import Features, extract_features
 from captioning.training.self_critical import SelfCriticalTraining, match_length
-from captioning.training.teacher_forcing import Captions, Training
+from captioning.training.teacher_forcing import Captions, OnEpoch, Training
 from captioning.training.word_prior import fit_word_prior
 from captioning.training.workers import ONE, Workers
 
@@ -58,7 +58,7 @@ def train_language(
     schedule: Schedule | None = None,
     minimum_count: int | None = None,
     seed: int = 0,
-    on_epoch: Callable[[int, dict], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     workers: Workers = ONE,
 ) -> tuple[Decoder, Tokenizer, dict[str, History]]:
     """Train a decoder for another language: teacher forcing, self-critical training, word prior, length.
@@ -170,7 +170,7 @@ def add_languages(dataset_folder: str | Path, folder: str | Path) -> list[str]:
         train, validation = splits[language]["train"], splits[language]["validation"]
         decoders[language], tokenizers[language], _ = train_language(
             next(iter(decoders.values())), language, train, validation, features, views, work / language,
-            on_epoch=lambda epoch, values: print(epoch + 1, {k: round(v, 2) for k, v in values.items()}, flush=True),
+            on_epoch=lambda epoch, values, _: print(epoch + 1, {k: round(v, 2) for k, v in values.items()}, flush=True),
         )  # fmt: skip
     history = artifacts.read_pickle(folder / artifacts.HISTORY)
     save_model(folder, encoder, decoders, tokenizers, history, config)

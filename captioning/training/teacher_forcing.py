@@ -31,6 +31,7 @@ from captioning.training.reading import read_batches
 from captioning.training.workers import ONE, Workers
 
 Captions = Mapping[str, list[str]]  # image name → captions
+OnEpoch = Callable[[int, dict[str, float], dict[str, str]], None]
 VALUES = ("loss", "val_loss", "val_CIDEr", "seconds")  # of an epoch
 
 
@@ -93,9 +94,6 @@ class Training:
         workers: from `captioning.training.workers.connect`. Each takes a part of every batch; worker 0's weights and
             checkpoints count. Dropout, augmentation and samples depend on the number of workers, all else does not.
 
-    Attributes:
-        captions: of the validation images after the last epoch, by beam search.
-
     After `run`, decoder (and encoder) have the weights of the epoch with the best validation CIDEr.
 
     Raises:
@@ -126,7 +124,6 @@ class Training:
         self.workers = workers
         self.decoder, self.tokenizer, self.encoder = decoder, tokenizer, encoder
         self.train, self.validation = train, validation
-        self.captions: dict[str, str] = {}
         self.features: Mapping[str, np.ndarray] = features or {}
         self.views, self.image_paths = (features, *views), image_paths or {}
         self.epochs, self.batch_size, self.label_smoothing, self.seed = epochs, batch_size, label_smoothing, seed
@@ -219,8 +216,11 @@ class Training:
         """Whether a batch has images for this worker. The last one may be too small."""
         return self.workers.index < len(names)
 
-    def validate(self) -> dict[str, float]:
-        """Cross-entropy per word on the validation captions, and CIDEr of captions with the default beam width."""
+    def validate(self) -> tuple[dict[str, float], dict[str, str]]:
+        """Cross-entropy per word on the validation captions, and CIDEr of captions with the default beam width.
+
+        Returns these two by their names in `VALUES`, and the captions: image name → caption.
+        """
         if self.encoder:
             encoded: dict[str, np.ndarray] = {}
             paths = {n: self.image_paths[n] for n in self.validation}
@@ -233,16 +233,21 @@ class Training:
             logits = self._predict(np.stack([features[n] for n in names]), tokens[..., :-1])
             losses.append(float(caption_loss(logits, tokens[..., 1:], self._mask(tokens))))
         names = list(self.validation)
+        captions: dict[str, str] = {}
         beam_width = min(DEFAULT_BEAM_WIDTH, max_beam_width(self.decoder))
         for start in range(0, len(names), 50):
             batch = names[start : start + 50]
             found = self.search(np.stack([features[n] for n in batch]), beam_width)
-            self.captions.update((n, self.tokenizer.decode(t[0])) for n, t in zip(batch, found.tokens, strict=True))
-        score = cider(self.captions, self.validation, self.tokenizer.language)
-        return {"val_loss": float(np.mean(losses)), "val_CIDEr": score}
+            captions.update((n, self.tokenizer.decode(t[0])) for n, t in zip(batch, found.tokens, strict=True))
+        score = cider(captions, self.validation, self.tokenizer.language)
+        return {"val_loss": float(np.mean(losses)), "val_CIDEr": score}, captions
 
-    def run(self, on_epoch: Callable[[int, dict], None] | None = None) -> dict[str, list[float]]:
+    def run(self, on_epoch: OnEpoch | None = None) -> dict[str, list[float]]:
         """Train to the end, from the last checkpoint if there is one. Returns lists with one value per epoch.
+
+        Args:
+            on_epoch: called after each epoch with its number (from 0), its `VALUES`, and the captions of the
+                validation images: image name → caption.
 
         Raises:
             WorkerError: a worker was lost, or has other settings.
@@ -250,7 +255,7 @@ class Training:
         with self.workers.together():
             return self._run(on_epoch)
 
-    def _run(self, on_epoch: Callable[[int, dict], None] | None) -> dict[str, list[float]]:
+    def _run(self, on_epoch: OnEpoch | None) -> dict[str, list[float]]:
         log = self.folder / "log.json"
         history: dict[str, list[float]] = {}
         if log.exists() and self.workers.index == 0:
@@ -267,13 +272,14 @@ class Training:
                 for images, tokens, weights in bar:
                     losses.append(float(self._step(images, tokens, weights)))
                     bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
-            values = {"loss": float(np.mean(losses)), **self.validate(), "seconds": time.perf_counter() - start}
+            scores, captions = self.validate()
+            values = {"loss": float(np.mean(losses)), **scores, "seconds": time.perf_counter() - start}
             for key, value in values.items():
                 history.setdefault(key, []).append(value)
             if self.workers.index == 0:
                 self._save(history, log)
             if on_epoch:
-                on_epoch(epoch, values)
+                on_epoch(epoch, values, captions)
         if self.workers.index == 0:
             for i, (model, _) in enumerate(self.models):
                 model.load_weights(self.folder / f"best{i}.weights.h5")

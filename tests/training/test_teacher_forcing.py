@@ -63,11 +63,14 @@ def test_padding_has_no_gradient():
 def test_training_learns_and_keeps_the_best_epoch(tmp_path):
     """Slow: it compiles and trains a decoder."""
     training = new_run(Training, tmp_path, epochs=20, label_smoothing=0.0)
-    history = training.run()
+    seen = []
+    history = training.run(lambda epoch, values, captions: seen.append((values["val_CIDEr"], captions)))
     assert {len(v) for v in history.values()} == {20}
     assert history["loss"][-1] < history["loss"][0] / 2
-    assert training.validate()["val_CIDEr"] == pytest.approx(max(history["val_CIDEr"]))
-    for name, caption in training.captions.items():
+    scores, captions = training.validate()
+    assert scores["val_CIDEr"] == pytest.approx(max(history["val_CIDEr"]))
+    assert (max(history["val_CIDEr"]), captions) in seen
+    for name, caption in captions.items():
         assert WORDS[int(name[:-4]) % 3] in caption
 
 
@@ -81,7 +84,7 @@ def test_training_uses_all_views_and_validates_on_the_whole_photo(cls, uncompile
     assert len(used) == 24
     assert 0 < (used.max((1, 2)) > 50).sum() < 24
     without_views = new_run(Training, tmp_path, training.decoder)
-    assert training.validate()["val_loss"] == without_views.validate()["val_loss"]
+    assert training.validate()[0]["val_loss"] == without_views.validate()[0]["val_loss"]
 
 
 def test_other_settings_captions_features_or_weights_start_from_the_beginning(uncompiled, tmp_path, monkeypatch):
@@ -90,7 +93,7 @@ def test_other_settings_captions_features_or_weights_start_from_the_beginning(un
 
     def run(decoder=None, **settings):
         training = new_run(Training, tmp_path, decoder, epochs=1, batch_size=12, **settings)
-        training.run(lambda epoch, _: epochs.append(epoch))
+        training.run(lambda epoch, *_: epochs.append(epoch))
 
     features = new_features()
     run()
