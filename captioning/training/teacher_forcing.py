@@ -24,7 +24,7 @@ from captioning.network.decoder import Decoder
 from captioning.network.encoder import Encoder
 from captioning.network.search import MAX_LENGTH, make_search, max_beam_width
 from captioning.text import Tokenizer
-from captioning.training.augmentation import augment
+from captioning.training.augmentation import crop
 from captioning.training.evaluation import cider
 from captioning.training.features import Features, checksum, sample_sum
 from captioning.training.reading import read_batches
@@ -88,11 +88,11 @@ class Training:
             captions, features and first weights are the same. Otherwise it starts from the beginning.
         features: image name → (R, D) of every image, for training on features; or None.
         views: features of augmented training images. At each step an image is one of these or the original.
-        encoder, image_paths: to fine-tune the encoder too, on augmented pictures.
+        encoder, image_paths: to fine-tune the encoder too, on pictures that are cropped and mirrored at random.
         learning_rate, encoder_learning_rate: Adam's; after a warm-up they follow a cosine down to 0.
-        seed: of the order of the batches and of the augmentation.
+        seed: of the order of the batches and of the crops.
         workers: from `captioning.training.workers.connect`. Each takes a part of every batch; worker 0's weights and
-            checkpoints count. Dropout, augmentation and samples depend on the number of workers, all else does not.
+            checkpoints count. Dropout, crops and samples depend on the number of workers, all else does not.
 
     After `run`, decoder (and encoder) have the weights of the epoch with the best validation CIDEr.
 
@@ -198,7 +198,7 @@ class Training:
                     if failed:
                         raise ValueError(f"a training picture cannot be read: {failed}")
                     pictures.update(zip(read, images, strict=True))
-                inputs = np.stack([augment(pictures.pop(names[i]), random) for i in rows])
+                inputs = np.stack([crop(pictures.pop(names[i]), random) for i in rows])
             else:
                 inputs = self._choose_views(names, random)
             yield inputs, tokens[rows], self._mask(tokens[rows]) * self._has_part(names)
