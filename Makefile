@@ -6,8 +6,8 @@
 # make lock      writes the exact versions of requirements*.txt into requirements*.lock
 
 PYTHON ?= python3
-HOST ?= 127.0.0.1
-PORT ?= 8000
+HOST = 127.0.0.1
+PORT = 8000
 DATASET ?= data/flickr8k
 
 PIP_INSTALL = .venv/bin/python -m pip install --quiet --require-hashes
@@ -53,6 +53,6 @@ lock: .venv/dev
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .PHONY: run test coverage lint train lock

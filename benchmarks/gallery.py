@@ -102,11 +102,12 @@ def steps(page: Page, address: str, paths: list[Path]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="List the gallery's long tasks.")
     parser.add_argument("folder", nargs="?", type=Path, help="with photos; without it, they are drawn")
-    parser.add_argument("--photos", type=int, default=300)
+    parser.add_argument("--photos", type=int, default=300, help="at least 49, so that there is a second page")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     found: dict[str, list[float]] = {}
-    browser_path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+    browser_path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     with tempfile.TemporaryDirectory() as temporary, serving() as address, sync_playwright() as driver:
         folder = options.folder
         paths = sorted(folder.glob("*.jpg"))[: options.photos] if folder else draw(Path(temporary), options.photos)

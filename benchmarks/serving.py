@@ -2,7 +2,7 @@
 
     python benchmarks/serving.py
 
-Prints a Markdown table after some four minutes on two cores. Everything is measured in one run, with the model in
+Prints a Markdown table after some minutes. Everything is measured in one run, with the model in
 `artifacts/` (or `ARTIFACTS_DIR`) and random photos of the size of Flickr8k's. The machine should be idle.
 """
 
@@ -98,9 +98,10 @@ class Server:
             [sys.executable, ROOT / "app.py", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             text=True, env={**os.environ, "CAPTIONER_RATE_LIMIT": ""},
         )  # fmt: skip
+        assert self.process.stdout
         line = self.process.stdout.readline()
         self.start_up = time.perf_counter() - start
-        self.port = int(re.search(r":(\d+)$", line.strip())[1])
+        self.port = int(line.rpartition(":")[2])
         return self
 
     def __exit__(self, *_):
@@ -233,11 +234,11 @@ def main():
         rows.append(("server: memory when ready, and of the processes that read photos", memory, ""))
         rounds, one_client = [], []
         for _ in range(ROUNDS):  # turn by turn, as above
-            alone = seconds(encode, photos[:1], repeat=30)
+            bare = seconds(encode, photos[:1], repeat=30)
             answers, codes, took = server.load(1, photo, duration / 30)
             assert set(codes) == {200}
             rounds.append(
-                (statistics.median(answers) / alone, one_predict / statistics.median(answers), len(codes) / took)
+                (statistics.median(answers) / bare, one_predict / statistics.median(answers), len(codes) / took)
             )
             one_client += answers
         ratio, faster, throughput = (statistics.median(values) for values in zip(*rounds))
@@ -278,11 +279,11 @@ def main():
         times, codes, _ = server.load(300, photo, 0)
         answers = ", ".join(f"{codes.count(code)} × {code}" for code in sorted(set(codes)))
         rows.append(("server, 300 clients at once: answers; slowest", f"{answers}; {max(times):.1f} s", ""))
-        rounds = []
+        recovered = []
         for _ in range(3):
             after = statistics.median(server.load(1, photo, 2)[0])
-            rounds.append((after, after / seconds(encode, photos[:1], repeat=30)))
-        after, ratio = (statistics.median(values) for values in zip(*rounds))
+            recovered.append((after, after / seconds(encode, photos[:1], repeat=30)))
+        after, ratio = (statistics.median(values) for values in zip(*recovered))
         rows.append(("server, one client after that: p50", f"{1000 * after:.0f} ms", f"{ratio:.2f}"))
 
     print(f"{machine()}. Model: {generator.config['encoder']}, {generator.config['decoder']} decoder.\n")

@@ -82,7 +82,7 @@ def one_prefix(decoder):
     return train_step(decoder, loss)
 
 
-def convert(decoder, tokenizer, beam_width):
+def convert(decoder, tokenizer, language, beam_width):
     return convert_search(decoder, tokenizer, beam_width, MAX_LENGTH, LENGTH_POWER)
 
 
@@ -112,7 +112,7 @@ def main():
             rows.append((f"{name}: one epoch, one sample a prefix ({slow / epoch:.0f} times as long)", slow))
         search = ExportedSearch(functools.partial(convert, decoder, tokenizer))
         for width in (1, 3, 5):
-            each = seconds(lambda f, s=search, w=width: s(f, w).scores, features) / BATCH
+            each = seconds(lambda f, s=search, w=width: s(f, w, "en").scores, features) / BATCH
             rows.append((f"{name}: captions for 1,000 photos from features, beam {width}", each * 1000))
 
     print(f"{os.cpu_count()} cores, TensorFlow {tf.__version__}, {images:,} images an epoch")

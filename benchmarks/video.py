@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=180)
     parser.add_argument("--width", type=int, default=1920)
     options = parser.parse_args()
-    generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", "artifacts"))
+    generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", Path(__file__).parents[1] / "artifacts"))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         make_clip(path, options.seconds, options.width)

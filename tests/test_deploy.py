@@ -2,6 +2,7 @@
 
 import base64
 import fnmatch
+import importlib.metadata
 import json
 import os
 import re
@@ -292,7 +293,7 @@ def test_the_ray_job_of_kuberay():
     ray = pytest.importorskip("ray", reason="needs requirements-cluster.txt")
     assert cluster["rayVersion"].rsplit(".", 1)[0] == ray.__version__.rsplit(".", 1)[0]
     command = job["spec"]["entrypoint"].split()
-    assert command[:3] == ["python", "-m", "captioning.bulk"]
+    assert command[:3] == ["/app/.venv/bin/python", "-m", "captioning.bulk"]
     result = subprocess.run([sys.executable, *command[1:], "--help"], cwd=ROOT, capture_output=True)
     assert result.returncode == 0
 
@@ -302,6 +303,13 @@ def test_the_ray_cluster_of_plain_machines():
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     validate_config(prepare_config(yaml.safe_load((DEPLOY / "ray" / "machines.yaml").read_text())))
+
+
+def test_the_image_for_ray_takes_jobs():
+    """KubeRay submits them over HTTP, for which Ray needs packages that `ray[data]` does not bring."""
+    pytest.importorskip("ray", reason="needs requirements-cluster.txt")
+    extra = [line for line in importlib.metadata.requires("ray") if line.startswith("aiohttp") and "default" in line]
+    assert extra and '"ray[default]"' in (DEPLOY / "ray" / "Dockerfile").read_text()
 
 
 def test_the_image_for_ray_has_what_it_installs():
