@@ -327,9 +327,11 @@ MAIN_SCRIPT = """
 import sys
 print("imported", flush=True)
 if __name__ == "__main__":
+    import signal
     import time
     from pathlib import Path
     from captioning.image_workers import ImageWorkers
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit that it is ignored
     pool = ImageWorkers(2)
     pool.read(Path(sys.argv[1]), size=32)
     pool.submit(Path(sys.argv[2]), size=32)
