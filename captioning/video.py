@@ -127,7 +127,8 @@ def _open_video(file: BinaryIO, format: str, max_seconds: float, threads: int) -
                 if packet.pts is not None and packet.time_base:
                     reached = float((packet.pts + (packet.duration or 0)) * packet.time_base) - first
                     end_of_all = max(end_of_all, reached)
-                    end = max(end, reached) if is_picture else end
+                    if is_picture:
+                        end = max(end, reached)
                 if not is_picture:
                     continue
                 for frame in cast("list[VideoFrame]", packet.decode()):

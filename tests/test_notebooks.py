@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
     weights = {"ENCODER_WEIGHTS": str(ROOT / "artifacts" / "encoder.weights.h5")}
     run("01-data-preparation", folder, IMAGE_SIZE=64, MINIMUM_COUNT=1, **paths, **weights)
     small = {"UNITS": 64, "NARROW_UNITS": 48, "BATCH_SIZE": 12, "LEARNING_RATE": 5e-3}
-    epochs = {"EPOCHS": 10, "FINE_TUNING_EPOCHS": 1, "DISTILLATION_EPOCHS": 2, "SELF_CRITICAL_EPOCHS": 1, "VIEWS": 1}
+    epochs = {"EPOCHS": 7, "FINE_TUNING_EPOCHS": 1, "DISTILLATION_EPOCHS": 2, "SELF_CRITICAL_EPOCHS": 1, "VIEWS": 1}
     run("02-model-training", folder, SHORTER, **small, **epochs, **paths, **weights)
     run("03-model-evaluation", folder, WITHOUT_JAVA, BEAM_WIDTHS=[3], **paths)
     return folder
@@ -90,7 +90,7 @@ def test_an_interrupted_addition_of_a_language_is_finished(trained, tmp_path, mo
 
 def test_history_has_one_value_an_epoch(trained):
     history = read_pickle(trained / "artifacts" / "history.pkl")
-    assert {len(column) for column in history.values()} == {15 + 20}  # and those of German
+    assert {len(column) for column in history.values()} == {19 + 20}  # and those of German
     assert {"stage", "loss", "val_loss", "val_CIDEr"} <= set(history)
 
 
