@@ -29,7 +29,7 @@ class Segment:
     thumbnail: Preview = field(repr=False)
 
     def to_dict(self) -> dict:
-        """For JSON. The caption has no capital at its start and no full stop."""
+        """For JSON. The caption is as the model wrote it, without full stop."""
         return {
             "start": round(self.start, 3),
             "end": round(self.end, 3),

@@ -41,7 +41,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption in lower case, without full stop.
+    """A caption without full stop, in lower case except for German nouns.
 
     ``probability`` is that of all its words and of the end. ``confidence``, 0 to 1, estimates the share of the caption
     that people would say too (`captioning.training.evaluation.agreement`). ``alternatives`` are ranked and start with
@@ -129,6 +129,9 @@ class CaptionGenerator:
         self, photo: Any, beam_width: int = DEFAULT_BEAM_WIDTH, alternatives: int = 1, language: str | None = None
     ) -> Caption:
         """Caption one photo.
+
+        It is read in this process, without limits on time and memory. For photos of strangers, see
+        `captioning.image_workers`.
 
         Args:
             photo: path, bytes, binary file, PIL image or uint8 array (H, W, 3).

@@ -64,7 +64,7 @@ class Word(BaseModel):
 
 
 class Choice(BaseModel):
-    caption: str = Field(description="Without a capital at its start and a full stop at its end.")
+    caption: str = Field(description="In lower case except for German nouns, without a full stop at its end.")
     probability: Probability = Field(description="Of all its words and of the end.")
     confidence: Probability = Field(description="Estimated share of the caption that a person would also have written.")
     words: list[Word] | None = Field(

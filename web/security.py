@@ -50,7 +50,7 @@ def add_headers(app: Flask) -> None:
 
 
 def limit_clients(app: Flask) -> None:
-    """Refuse (429) more requests with photos from one address than ``RATE_LIMIT``."""
+    """Refuse (429) more POST requests from one address than ``RATE_LIMIT``."""
     if app.config["PROXIES"]:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=app.config["PROXIES"], x_proto=app.config["PROXIES"])  # type: ignore[method-assign]
     limiter = Limiter(

@@ -36,7 +36,7 @@ class VideoFormat(BaseModel):
 class VideoSegment(BaseModel):
     start: float = Field(description="Seconds from the start of the clip.")
     end: float
-    caption: str = Field(description="Without a capital at its start and a full stop at its end.")
+    caption: str = Field(description="In lower case except for German nouns, without a full stop at its end.")
     language: str
     probability: Probability
     confidence: Probability

@@ -22,7 +22,7 @@ LAYOUTS = """\
 - COCO: photos in train2014/, val2014/, train2017/, val2017/, also under images/; annotations/captions_*.json
 - Karpathy's splits of any of them: dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json
 - Multi30k: photos in flickr30k_images/; train.en, val.en, … and train.txt, val.txt, … (names of the photos) in the
-  folder itself or in data/task1/ and data/task2/, also packed (.gz)
+  folder itself, or in raw/ and image_splits/ of data/task1/ and data/task2/, also packed (.gz)
 More languages, beside any of them: Flickr8k.de.token.txt, captions.de.txt (image,caption), or Multi30k's train.de"""
 
 
