@@ -35,7 +35,7 @@ class Progress(NamedTuple):
 
 
 class Run:
-    """Captions photos into an output. Inputs, output, model and cluster are checked before the first photo is captioned.
+    """Captions photos into an output. Inputs, output, model and cluster are checked before the first photo.
 
     Args:
         inputs: as for `find_sources`.
