@@ -3,7 +3,7 @@
 // replaces the preview. The cards are kept in sessionStorage, so that a reload loses nothing.
 
 import { saveStrip, showAttention } from "./attention.js";
-import { fill, guardEdits, onDrop, onPaste, texts } from "./shared.js";
+import { download, fill, guardEdits, onDrop, onPaste, texts } from "./shared.js";
 import { offerSpeech } from "./speech.js";
 
 const PARALLEL = 4; // photos sent at a time: the server captions them in one batch
@@ -242,7 +242,11 @@ function restore() {
 
 guardEdits(() => active.size || unsaved.size);
 
-results.addEventListener("submit", () => edited.clear());
+results.addEventListener("submit", async (event) => {
+  const problem = await download(event, new FormData(results));
+  document.querySelector("#note").textContent = problem ?? "";
+  if (!problem) edited.clear();
+});
 
 document.querySelector("#clear").addEventListener("click", (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey) return; // another tab

@@ -16,16 +16,27 @@ export function saveFile(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-/** Asks before the page is left, as long as `isUnsaved()`. The download of a form leaves no page. */
+/** The problem that a page of the server names. */
+export async function problemIn(response) {
+  const page = new DOMParser().parseFromString((await response?.text().catch(() => null)) ?? "", "text/html");
+  return page.querySelector("main > .problem")?.textContent;
+}
+
+/** Saves the answer to a form that is submitted, so that no error replaces the page. Gives the error, or null. */
+export async function download(event, fields) {
+  event.preventDefault();
+  const body = new URLSearchParams([...fields]);
+  const response = await fetch(event.submitter.formAction, { method: "POST", body }).catch(() => null);
+  if (!response?.ok) return (await problemIn(response)) ?? texts.unreachable;
+  const blob = await response.blob().catch(() => null);
+  if (!blob) return texts.unreachable;
+  saveFile(blob, response.headers.get("Content-Disposition").match(/"(.+)"/)[1]);
+  return null;
+}
+
+/** Asks before the page is left, as long as `isUnsaved()`. */
 export function guardEdits(isUnsaved) {
-  let downloading;
-  addEventListener("submit", () => {
-    clearTimeout(downloading);
-    downloading = setTimeout(() => (downloading = undefined), 1000);
-  });
-  addEventListener("beforeunload", (event) => {
-    if (!downloading && isUnsaved()) event.preventDefault();
-  });
+  addEventListener("beforeunload", (event) => isUnsaved() && event.preventDefault());
 }
 
 /** Calls `take(files)` when files are pasted, but not for the picture of itself that a text from an office program has. */

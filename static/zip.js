@@ -2,10 +2,10 @@
 // accepts.
 
 import { active, captions, form } from "./page.js";
-import { fill, saveFile, texts } from "./shared.js";
+import { fill, problemIn, saveFile, texts } from "./shared.js";
 
 const zip = document.querySelector("#zip");
-const note = document.querySelector("#zip-note");
+const note = document.querySelector("#note");
 
 async function downloadPhotos() {
   const cards = [...captions.querySelectorAll(".photo")].filter((card) => card.querySelector("textarea"));
@@ -21,8 +21,7 @@ async function downloadPhotos() {
     }
     const response = await fetch(zip.dataset.url, { method: "POST", body }).catch(() => null);
     if (!response?.ok) {
-      const page = new DOMParser().parseFromString((await response?.text()) ?? "", "text/html");
-      note.textContent = page.querySelector("main > .problem")?.textContent ?? texts.unzipped;
+      note.textContent = (await problemIn(response)) ?? texts.unzipped;
       return;
     }
     saveFile(await response.blob(), groups.length > 1 ? `photos-${index + 1}.zip` : "photos.zip");

@@ -1,6 +1,6 @@
 // The gallery: many photos, sent in small groups, kept in this browser, filtered, reviewed and downloaded.
 
-import { fill, guardEdits, onDrop, onPaste, sentence, texts } from "../shared.js";
+import { download, fill, guardEdits, onDrop, onPaste, sentence, texts } from "../shared.js";
 import { Cards, forgetThumbnails, makeThumbnail } from "./cards.js";
 import { chosenFiles, droppedFiles, fileKeys } from "./files.js";
 import { Review } from "./review.js";
@@ -271,14 +271,16 @@ find("#start").addEventListener("click", () => {
   review.open(ids, ids.find((id) => !photos.get(id).reviewed) ?? ids[0]);
 });
 
-find("#export").addEventListener("submit", ({ target }) => {
+find("#export").addEventListener("submit", async (event) => {
   const fields = filtered().filter((photo) => !photo.error).flatMap((photo) => [
     ["name", photo.name],
     ["text", photo.text],
     ["language", photo.language],
     ["alternatives", photo.choices.map((choice) => choice.caption).join("|")],
   ]);
-  target.querySelector("div").replaceChildren(...fields.map(([name, value]) => Object.assign(document.createElement("input"), { name, value })));
+  notice.hidden = true;
+  const problem = await download(event, fields);
+  if (problem) say(problem);
 });
 
 find("#discard").addEventListener("click", () => {

@@ -373,6 +373,15 @@ def test_downloads_hold_the_reviewed_texts_of_the_photos_shown(visit, caption):
     ]
 
 
+def test_a_download_that_fails_leaves_the_gallery(visit):
+    page = visit("gallery")
+    fill(page, photos(1))
+    page.route("**/download*", lambda route: route.fulfill(status=503, body="busy"))
+    page.get_by_role("button", name="JSON", exact=True).click()
+    expect(page.get_by_role("alert")).to_have_text("The server cannot be reached. Try again in a moment.")
+    expect(page.locator(".card")).to_have_count(1)
+
+
 def test_delete_everything(visit):
     page = visit("gallery")
     fill(page, photos(3))

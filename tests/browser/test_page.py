@@ -312,6 +312,32 @@ def test_downloads_hold_the_edited_texts(visit, caption, script):
     ]
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"status": 429, "body": '<main><p class="problem">Please wait.</p></main>'}, "Please wait."),
+        ({"status": 503, "body": "Bad gateway"}, "The server cannot be reached. Try again in a moment."),
+    ],
+)
+def test_a_download_that_fails_loses_nothing(visit, answer, message):
+    page = visit()
+    describe(page)
+    field = page.get_by_label("Text to publish")
+    field.fill("Made by a person.")
+    page.route("**/download*", lambda route: route.fulfill(content_type="text/html", **answer))
+    page.get_by_role("button", name="CSV", exact=True).click()
+    expect(page.get_by_text(message)).to_be_visible()
+    expect(field).to_have_value("Made by a person.")
+    questions = []
+    page.once("dialog", lambda dialog: (questions.append(dialog.message), dialog.dismiss()))
+    page.get_by_role("link", name="Start again").click()
+    assert questions == ["You have edited captions that you did not download. Discard your edits?"]
+    page.unroute("**/download*")
+    with page.expect_download():
+        page.get_by_role("button", name="CSV", exact=True).click()
+    expect(page.get_by_text(message)).to_have_count(0)
+
+
 # Nothing is lost, nothing is kept
 
 

@@ -49,7 +49,7 @@ def test_photos_from_before_a_reload_are_counted(visit):
     with page.expect_download() as download:
         page.locator("#zip").click()
     assert zipfile.ZipFile(download.value.path()).namelist() == ["two.png"]
-    expect(page.locator("#zip-note")).to_have_text(
+    expect(page.locator("#note")).to_have_text(
         "Photos that are not in the ZIP file, because the page was reloaded: 1. Choose them again."
     )
 
@@ -59,5 +59,5 @@ def test_server_that_refuses(visit):
     describe(page)
     page.route("**/photos.zip", lambda route: route.fulfill(status=429, body="busy"))
     page.locator("#zip").click()
-    expect(page.locator("#zip-note")).to_have_text("Could not write the ZIP file. Try again in a moment.")
+    expect(page.locator("#note")).to_have_text("Could not write the ZIP file. Try again in a moment.")
     expect(page.locator("#zip")).to_be_enabled()
