@@ -35,6 +35,7 @@ export function forgetThumbnails() {
 
 /** Shows a photo's small copy, unless `image` shows another photo by then. */
 export async function showThumbnail(image, id) {
+  if (image.dataset.photo !== String(id)) image.removeAttribute("src"); // not one photo beside the caption of another
   image.dataset.photo = id;
   const address = await thumbnail(id);
   if (image.dataset.photo !== String(id)) return;

@@ -77,7 +77,9 @@ export class Review {
     this.dialog.querySelector("#place").textContent = place;
     this.dialog.querySelector(".name").textContent = photo.name;
     this.#showImage(true);
-    showThumbnail(this.image, photo.id).then(() => this.#showImage(this.image.hasAttribute("src")));
+    showThumbnail(this.image, photo.id).then(() => {
+      if (this.image.dataset.photo === String(photo.id)) this.#showImage(this.image.hasAttribute("src"));
+    });
     this.choices.replaceChildren(...photo.choices.map((choice, index) => this.#choice(photo, choice, index)));
     this.field.value = photo.text;
     this.field.lang = photo.language;

@@ -295,6 +295,26 @@ def test_review_with_the_keyboard_alone(visit, caption, shoot):
     assert names(page) == ["3.png"]
 
 
+def test_the_review_never_shows_the_photo_before(visit):
+    page = visit("gallery")
+    fill(page, photos(2))
+    page.add_init_script(  # the small copy of the second photo never comes
+        """const begin = IDBDatabase.prototype.transaction;
+        let count = 0;
+        IDBDatabase.prototype.transaction = function (names, mode, options) {
+            if (names.join() === "thumbnails" && ++count === 2) return { objectStore: () => ({ get() {} }) };
+            return begin.call(this, names, mode, options);
+        };"""
+    )
+    page.reload()
+    page.get_by_role("button", name="Review").click()
+    image = page.get_by_role("dialog").locator("img")
+    expect(image).to_have_attribute("src", re.compile("^blob:"))
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#place")).to_have_text("Photo 2 of 2")
+    assert not image.evaluate("image => image.hasAttribute('src')")
+
+
 def test_a_key_that_is_held_down_acts_once(visit):
     page = visit("gallery")
     fill(page, photos(3))
