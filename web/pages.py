@@ -124,7 +124,8 @@ def download(query: Format) -> Response:
     else:
         if query.format == "coco":
             rows: list[dict] = [
-                {"image_id": Path(name).stem, "caption": text} for name, text in zip(names, texts, strict=False)
+                {"image_id": name.removesuffix(Path(name).suffix), "caption": text}
+                for name, text in zip(names, texts, strict=False)
             ]
         else:
             rows = [

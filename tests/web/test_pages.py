@@ -148,7 +148,7 @@ def test_sample_pictures(client, name):
 
 def test_downloads_have_the_edited_captions(small_app):
     client = small_app.test_client()
-    names, texts = ["a dog.png", "ü,b.jpg"], ['A "dog", really.\r\n', ""]
+    names, texts = ["a dog.png", "old/ü,b.jpg"], ['A "dog", really.\r\n', ""]
     form = {"name": names, "text": texts, "language": ["en", "de"], "alternatives": ["a dog|a cat", ""]}
     response = client.post("/download?format=csv", data=form)
     assert response.headers["Content-Disposition"] == 'attachment; filename="captions.csv"'
@@ -156,15 +156,15 @@ def test_downloads_have_the_edited_captions(small_app):
     assert rows == [
         ["image", "caption", "language"],
         ["a dog.png", 'A "dog", really.', "en"],
-        ["ü,b.jpg", "", "de"],
+        ["old/ü,b.jpg", "", "de"],
     ]
     assert client.post("/download?format=json", data=form).json == [
         {"image": "a dog.png", "caption": 'A "dog", really.', "language": "en", "alternatives": ["a dog", "a cat"]},
-        {"image": "ü,b.jpg", "caption": "", "language": "de", "alternatives": []},
+        {"image": "old/ü,b.jpg", "caption": "", "language": "de", "alternatives": []},
     ]
     assert client.post("/download?format=coco", data=form).json == [
         {"image_id": "a dog", "caption": 'A "dog", really.'},
-        {"image_id": "ü,b", "caption": ""},
+        {"image_id": "old/ü,b", "caption": ""},
     ]
     assert client.post("/download?format=exe", data=form).status_code == 400
 
