@@ -87,7 +87,13 @@ class VideoJobs:
                 file.close()
                 raise TooManyJobs
             self._jobs[job.id] = job
-        threading.Thread(target=self._run, args=(job, file), name="video", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(job, file), name="video", daemon=True).start()
+        except RuntimeError as error:  # the system allows no more threads
+            with self._lock:
+                del self._jobs[job.id]
+            file.close()
+            raise TooManyJobs from error
         return job
 
     def get(self, id: str) -> Job | None:

@@ -145,6 +145,18 @@ def test_more_jobs_than_allowed(make_app, model):
     assert result(app, last.json["url"])[-1].status_code == 200
 
 
+def test_a_clip_without_a_thread_takes_no_place(make_app, monkeypatch):
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    app = make_app(VIDEO_JOBS=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(video_jobs.threading.Thread, "start", fail)
+        assert start(app).status_code == 503
+    assert clip_files() == []
+    assert start(app).status_code == 202
+
+
 @pytest.mark.parametrize("how", ["cancel", "nobody asks", "stop"])
 def test_a_job_that_ends_leaves_nothing(make_app, monkeypatch, how):
     app = make_app()
