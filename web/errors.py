@@ -5,6 +5,7 @@ from flask_babel import gettext as _
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
+from web.language import caption_language
 from web.pages import PageOptions
 from web.uploads import VIDEOS
 
@@ -34,6 +35,8 @@ def show_error(error: HTTPException) -> Response:
     if request.path.split("/")[1] in API_PATHS:
         response.data = jsonify(status="error", message=message).data
         response.content_type = "application/json"
+    elif request.path == "/html":
+        response.data = render_template("html.html", chosen=caption_language(), error=message)
     else:
         response.data = render_template("page.html", options=PageOptions(), error=message)
     return response

@@ -30,11 +30,12 @@ def test_wrong_address_or_method(small_app, method, path, code):
         assert 'role="alert"' in response.text and "<form" in response.text
 
 
-@pytest.mark.parametrize("path", ["/", "/model/predict"])
+@pytest.mark.parametrize("path", ["/", "/html", "/model/predict"])
 def test_too_large(make_app, send, path):
     response = send(make_app(MAX_CONTENT_LENGTH=2**20), bytes(2**20), to=path)
     assert response.status_code == 413
-    assert "more than 1 MB" in (response.json["message"] if path != "/" else response.text)
+    assert "more than 1 MB" in (response.json["message"] if path == "/model/predict" else response.text)
+    assert ("Alt texts for a web page" in response.text) == (path == "/html")
 
 
 @pytest.mark.parametrize("path", ["/", "/model/predict"])
