@@ -56,17 +56,21 @@ def make_segments(shots: Iterable[Shot], captions: Iterable[Caption]) -> list[Se
 
 
 def to_vtt(segments: Sequence[Segment]) -> str:
-    """WebVTT, for ``<track kind="descriptions">``. Captions become sentences."""
-    cues = [f"{_clock(s.start, '.')} --> {_clock(s.end, '.')}\n{sentence(s.caption.text)}\n" for s in segments]
-    return "\n".join(["WEBVTT\n", *cues])
+    """WebVTT, for ``<track kind="descriptions">``. Captions become sentences; segments without one are left out."""
+    return "\n".join(["WEBVTT\n", *_cues(segments, ".")])
 
 
 def to_srt(segments: Sequence[Segment]) -> str:
-    """SubRip subtitles. Captions become sentences."""
-    return "\n".join(
-        f"{number}\n{_clock(s.start, ',')} --> {_clock(s.end, ',')}\n{sentence(s.caption.text)}\n"
-        for number, s in enumerate(segments, 1)
-    )
+    """SubRip subtitles. Captions become sentences; segments without one are left out."""
+    return "\n".join(f"{number}\n{cue}" for number, cue in enumerate(_cues(segments, ","), 1))
+
+
+def _cues(segments: Sequence[Segment], point: str) -> list[str]:
+    return [
+        f"{_clock(s.start, point)} --> {_clock(s.end, point)}\n{sentence(s.caption.text)}\n"
+        for s in segments
+        if s.caption.text
+    ]
 
 
 def _clock(seconds: float, point: str) -> str:

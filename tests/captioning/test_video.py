@@ -148,6 +148,9 @@ def test_vtt_and_srt():
     assert to_srt(segments) == (
         "1\n00:00:00,000 --> 00:00:01,000\nA dog.\n\n2\n00:00:01,000 --> 00:00:02,000\nA cat.\n"
     )
+    segments = make_segments(*shots_and_captions("", "a cat"))
+    assert to_vtt(segments) == "WEBVTT\n\n00:00:01.000 --> 00:00:02.000\nA cat.\n"
+    assert to_srt(segments) == "1\n00:00:01,000 --> 00:00:02,000\nA cat.\n"
     late = [Shot(3599.9996, 3661.5, 3600, *shots_and_captions("x")[0][0][3:])]
     assert "01:00:00.000 --> 01:01:01.500" in to_vtt(make_segments(late, shots_and_captions("x")[1]))
 
