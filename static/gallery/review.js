@@ -129,7 +129,7 @@ export class Review {
     const photo = this.#photo;
     if (!this.#editing) this.#undo.push({ id: photo.id, before: { ...photo } });
     this.#editing = true;
-    this.hooks.put(Object.assign(photo, { text: this.field.value, decorative: false }));
+    this.hooks.put(Object.assign(photo, { text: this.field.value, decorative: !this.field.value.trim() }));
     this.#showState(photo);
   }
 

@@ -315,6 +315,15 @@ def test_the_review_never_shows_the_photo_before(visit):
     assert not image.evaluate("image => image.hasAttribute('src')")
 
 
+def test_a_photo_whose_text_is_cleared_is_decorative(visit):
+    page = visit("gallery")
+    fill(page, photos(1))
+    page.get_by_role("button", name="Review").click()
+    page.get_by_label("Text to publish").fill("")
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator(".card .caption")).to_have_text("Decorative picture, no text")
+
+
 def test_a_key_that_is_held_down_acts_once(visit):
     page = visit("gallery")
     fill(page, photos(3))
