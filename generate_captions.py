@@ -71,7 +71,8 @@ def caption_files(
             except ImageError as error:
                 errors[path] = str(error)
         captions = generator.caption_batch(list(images.values()), **options)
-        found = dict(zip(images, captions, strict=True))
+        found = {path: caption for path, caption in zip(images, captions, strict=True) if caption.text}
+        errors |= {path: NO_CAPTION for path in images if path not in found}
         return [(path, found.get(path), errors.get(path)) for path, _ in reading]
 
     return chain.from_iterable(parallel_map(caption, map(read, make_batches(photos, SEARCH_BATCH))))
@@ -169,10 +170,10 @@ def draft_page(options: argparse.Namespace) -> int:
             found = {result[0]: result for result in tqdm(results, total=len(photos), unit="photo", file=sys.stderr)}
         for image, path in files.items():
             _, caption, problem = found[path]
-            if caption and caption.text:
+            if caption:
                 drafts[image] = sentence(caption.text)
             else:
-                left[image] = problem or NO_CAPTION
+                left[image] = str(problem)
         output.write(insert_drafts(page, drafts))
     for image in sorted(left):
         print(f"{options.html}:{image.line}: {image.source or '<img> without src'}: {left[image]}", file=sys.stderr)
@@ -204,8 +205,6 @@ def caption_photos(options: argparse.Namespace, photos: Sequence[Path]) -> int:
 
 def add_metadata(path: Path, caption: Caption, in_place: bool, overwrite: bool) -> str | None:
     """Write a caption into a photo's metadata; returns the error, if there is one."""
-    if not caption.text:
-        return NO_CAPTION
     try:
         kept = write_metadata(path, sentence(caption.text), in_place=in_place, overwrite=overwrite)
     except MetadataError as error:
@@ -285,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.html:
             return draft_page(options)
         return caption_clip(options, photos[0]) if is_clip else caption_photos(options, photos)
-    except ArtifactError as error:
+    except (ArtifactError, RuntimeError) as error:  # RuntimeError: no further process can be started
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"error: cannot write {options.output or 'to standard output'}: {error.strerror}", file=sys.stderr)

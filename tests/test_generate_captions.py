@@ -147,6 +147,17 @@ def test_an_empty_caption_replaces_no_text(in_process, generator, monkeypatch, t
     assert in_process([str(tmp_path / "a.jpg"), "--write-metadata", "--in-place", "--overwrite"]) == 1
     assert "the model found no caption" in capsys.readouterr().err
     assert (tmp_path / "a.jpg").read_bytes() == before
+    assert in_process([str(tmp_path / "a.jpg")]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_a_worker_that_cannot_start(in_process, photos, monkeypatch, capsys):
+    def no_process(*_, **__):
+        raise RuntimeError("can't start new process")
+
+    monkeypatch.setattr(CaptionGenerator, "caption_batch", no_process)
+    assert in_process([str(photos / "b.jpg")]) == 2
+    assert "error: can't start new process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -82,10 +82,12 @@ def _extract_features(options: argparse.Namespace) -> int:
 
     try:
         features = extract(options.inputs, Path(options.output), options.address)
+    except KeyboardInterrupt:
+        return _error("stopped. Run again: what is done stays done", 130)
     except (BulkError, DatasetError, OSError, ValueError) as error:
         return _error(str(error))
     print(f"{len(features)} photos encoded, {len(features.failed)} could not be read", file=sys.stderr)
-    return 0
+    return 1 if features.failed else 0
 
 
 def _error(message: str, code: int = 2) -> int:
