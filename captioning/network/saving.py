@@ -38,10 +38,6 @@ def save_model(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (MANIFEST, *EXPORTED):
-        (folder / name).unlink(missing_ok=True)
-    artifacts.write_pickle(folder / "tokenizer.pkl", tokenizers_to_dict(tokenizers))
-    artifacts.write_pickle(folder / HISTORY, history)
     first = next(iter(decoders.values()))
     described = {
         "encoder": encoder.network,
@@ -52,14 +48,21 @@ def save_model(
         "vocabulary_size": sum(map(len, tokenizers.values())),
         "versions": {name: importlib.metadata.version(name) for name in ("keras", "tensorflow", "numpy")},
     }
-    artifacts.write_pickle(folder / "config.pkl", {**config, **described})
-    encoder.save(folder / "encoder.weights.h5")
     sizes = {language: len(tokenizer) for language, tokenizer in tokenizers.items()}
     settings = {name: value for name, value in first.settings.items() if name != "vocabulary_size"}
     half = MultilingualDecoder(first.name, sizes, settings, precision="float16")
     for language, decoder in decoders.items():
         half.decoders[language].set_weights(decoder.get_weights())
-    keras.saving.save_model(half, folder / "model.keras")
+    new = folder / "new.weights.h5", folder / "new.keras"  # an interruption here leaves the old model
+    encoder.save(new[0])
+    keras.saving.save_model(half, new[1])
+    for name in (MANIFEST, *EXPORTED):
+        (folder / name).unlink(missing_ok=True)
+    new[0].replace(folder / "encoder.weights.h5")
+    new[1].replace(folder / "model.keras")
+    artifacts.write_pickle(folder / "tokenizer.pkl", tokenizers_to_dict(tokenizers))
+    artifacts.write_pickle(folder / HISTORY, history)
+    artifacts.write_pickle(folder / "config.pkl", {**config, **described})
     artifacts.write_manifest(folder)
 
 

@@ -5,6 +5,7 @@ Slow: it builds models with TensorFlow.
 
 import shutil
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -61,6 +62,19 @@ def test_saving_deletes_what_was_exported_from_earlier_weights(folder):
     save_model(folder, encoder, decoders, tokenizers, {"loss": [0.5]}, config)
     assert not any((folder / name).exists() for name in EXPORTED)
     load_model(folder)
+
+
+def test_an_interruption_leaves_the_old_model(folder, monkeypatch):
+    encoder, decoders, tokenizers, config = load_model(folder)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.saving, "save_model", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(folder, encoder, decoders, tokenizers, {"loss": [0.5]}, config)
+    load_model(folder)
+    assert read_pickle(folder / "history.pkl") == {"loss": [1.0]}
 
 
 def test_files_of_two_models(folder, tiny_encoder, tmp_path):
