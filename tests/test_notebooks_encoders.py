@@ -33,6 +33,9 @@ def test_the_other_encoders_go_through_all_notebooks(network, size, decoder, tmp
     randomise_normalisation(Encoder(network, image_size=size)).save(weights)
     dataset = draw_dataset(tmp_path / "scenes", images=20)
     (dataset / "Flickr8k_text" / "Flickr8k.de.token.txt").unlink()
+    if decoder == "lstm":  # with one caption per photo
+        captions = dataset / "Flickr8k_text" / "Flickr8k.token.txt"
+        captions.write_text("".join(line for line in captions.open() if "#0" in line))
     parameters = {
         **{"DATASET": str(dataset), "ARTIFACTS": str(artifacts), "ENCODER_WEIGHTS": str(weights)},
         **{"ENCODER": network, "IMAGE_SIZE": size, "MINIMUM_COUNT": 1, "DECODER": decoder},

@@ -36,6 +36,6 @@ def new_decoder(seed=0, dropout=0.0, depth=3):
 def new_run(cls, folder, decoder=None, **settings):
     """A training of class `cls` that can be run."""
     train = {n: c for n, c in CAPTIONS.items() if int(n[:-4]) < 24}
-    validation = {n: c for n, c in CAPTIONS.items() if n not in train}
+    settings.setdefault("validation", {n: c for n, c in CAPTIONS.items() if n not in train})
     settings = {"epochs": 4, "batch_size": 8, "learning_rate": 2e-2, "features": new_features()} | settings
-    return cls(decoder or new_decoder(), TOKENIZER, train, validation, folder, **settings)
+    return cls(decoder or new_decoder(), TOKENIZER, train, folder=folder, **settings)

@@ -28,9 +28,12 @@ def make_search(
     Returns a function of features (B, R, D) float and the beam width. It is compiled at the first use of a beam width
     and follows the decoder's weights as they change.
 
-    Raises (that function):
-        ValueError: the beam width is below 1 or beyond the vocabulary.
+    Raises:
+        ValueError: the decoder cannot make captions of ``max_length`` words; by that function: the beam width is below
+            1 or beyond the vocabulary.
     """
+    if max_length > getattr(decoder, "max_words", max_length):
+        raise ValueError(f"this decoder takes at most {decoder.max_words} words, not {max_length}: raise max_words")
 
     @functools.cache
     def compile_for(beam_width: int):

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from captioning import artifacts
 from captioning.images import SUFFIXES
 from captioning.languages import LANGUAGES
 from captioning.training.layouts import (
@@ -104,7 +105,7 @@ def load_dataset(folder: str | Path, seed: int = 0) -> Dataset:
         if any(images.values()):
             translations = {}
             for language in [code for code in LANGUAGES if code != "en"]:
-                translated = _usable_captions(read_translations(folder, language, problems), problems)
+                translated = _usable_captions(read_translations(folder, language, problems), problems, language)
                 by_split = {split: {i: translated[i] for i in images[split] if i in translated} for split in SPLITS}
                 if any(by_split.values()):
                     translations[language] = by_split
@@ -120,11 +121,34 @@ def load_dataset(folder: str | Path, seed: int = 0) -> Dataset:
     raise _no_dataset(f"No usable data set in {folder}.", *reasons)
 
 
+def trained_splits(dataset: Dataset, folder: str | Path) -> dict[str, dict[str, list[str]]]:
+    """The captions by split that the model in an artifacts folder was trained with, as `Dataset.captions`.
+
+    They are in ``captions.pkl``: splits that are drawn change when photos are added to the data set. Without this file,
+    or where it has none of these photos, they are those of the data set.
+    """
+    path = Path(folder) / "captions.pkl"
+    splits = artifacts.read_pickle(path) if path.exists() else {split: {} for split in SPLITS}
+    splits = {split: {n: c for n, c in splits[split].items() if n in dataset.image_paths} for split in SPLITS}
+    return splits if any(splits.values()) else dataset.captions
+
+
+def translated_splits(
+    dataset: Dataset, splits: Mapping[str, Iterable[str]]
+) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Language → split → image name → captions in that language, for the images of these splits."""
+    result = {}
+    for language, by_split in dataset.translations.items():
+        texts = {name: captions for images in by_split.values() for name, captions in images.items()}
+        result[language] = {s: {n: texts[n] for n in images if n in texts} for s, images in splits.items()}
+    return result
+
+
 def _no_dataset(*reasons: str) -> DatasetError:
     return DatasetError("\n".join([*reasons, "Layouts looked for:", LAYOUTS, HOW_TO_GET_FLICKR8K]))
 
 
-def _usable_captions(captions: list[Caption], problems: Problems) -> dict[str, list[str]]:
+def _usable_captions(captions: list[Caption], problems: Problems, language: str = "en") -> dict[str, list[str]]:
     """The captions of each image, stripped, without the dirty ones."""
     usable: dict[str, list[str]] = {}
     seen = set()
@@ -138,8 +162,8 @@ def _usable_captions(captions: list[Caption], problems: Problems) -> dict[str, l
             problems.add("undecodable bytes, line skipped", where)
         elif PurePosixPath(image).suffix.lower() not in SUFFIXES:
             problems.add("image name with a stray extension skipped", image or where)
-        elif not text:
-            problems.add("empty caption skipped", where)
+        elif not LANGUAGES[language].words(text):
+            problems.add("caption without a word skipped", where)
         elif line in seen:
             problems.add("duplicate line skipped", where)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -22,11 +23,12 @@ from captioning.training.reading import read_batches
 class Features(Mapping):
     """Features by image name, read from disk when they are needed: ``features[name]`` is float16 (R, D).
 
-    ``features.failed`` maps the pictures that could not be read to the reason.
+    ``features.failed`` maps the pictures that could not be read to the reason. ``features.weights`` is the
+    `weights_checksum` of their encoder.
     """
 
-    def __init__(self, array: np.ndarray, rows: dict[str, int], failed: dict[str, str]):
-        self.array, self.rows, self.failed = array, rows, failed
+    def __init__(self, array: np.ndarray, rows: dict[str, int], failed: dict[str, str], weights: int | None = None):
+        self.array, self.rows, self.failed, self.weights = array, rows, failed, weights
 
     def __getitem__(self, name: str) -> np.ndarray:
         row = self.array[self.rows[name]]
@@ -53,7 +55,7 @@ def load_features(path: Path) -> Features:
     index = artifacts.read_pickle(path)
     try:
         array = np.load(path.with_name(index["array"]), mmap_mode="r", allow_pickle=False)
-        return Features(array, index["rows"], index["failed"])
+        return Features(array, index["rows"], index["failed"], index["fingerprint"]["weights"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise artifacts.ArtifactError(f"{path} does not fit its array ({error}): run notebook 01 again") from None
 
@@ -93,13 +95,18 @@ def extract_features(
         view: 0 for the photo itself, or the seed of a random augmentation (`captioning.training.augmentation`).
         encode: encodes pictures, in their order, instead of this process: `captioning.bulk.features.encode_on_ray`.
 
-    An interrupted run continues where it stopped, and a finished one is not repeated, as long as pictures and encoder
-    are the same. A picture that cannot be read is left out and listed in ``Features.failed``.
+    An interrupted run continues where it stopped, and a finished one is not repeated, as long as encoder, names
+    and sizes of the files are the same. A picture that cannot be read is left out and listed in ``Features.failed``.
     """
     path = Path(path)
     array_path = path.with_suffix(".npy")
     shape = (len(image_paths), encoder.regions, encoder.depth)
-    fingerprint = {"names": list(image_paths), "encoder": encoder.network, "weights": checksum(encoder), "view": view}
+    fingerprint = {
+        "bytes": {name: file.stat().st_size if file.exists() else None for name, file in image_paths.items()},
+        "encoder": [encoder.network, encoder.image_size],
+        "weights": weights_checksum(encoder),
+        "view": view,
+    }
     index: dict[str, Any] = {"fingerprint": fingerprint, "array": array_path.name, "done": 0, "rows": {}, "failed": {}}
     if path.exists() and array_path.exists():
         old = artifacts.read_pickle(path)
@@ -126,6 +133,14 @@ def extract_features(
                     artifacts.write_pickle(path, index)
                 bar.update(len(good) + len(failed))
     return load_features(path)
+
+
+def weights_checksum(model: keras.Model) -> int:
+    """A number that changes with any bit of the weights."""
+    checksum = 0
+    for weight in model.weights:
+        checksum = zlib.crc32(ops.convert_to_numpy(weight).tobytes(), checksum)
+    return checksum
 
 
 def checksum(model: keras.Model) -> float:

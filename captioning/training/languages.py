@@ -18,13 +18,13 @@ import keras
 import numpy as np
 
 from captioning import artifacts
-from captioning.generator import CaptionGenerator
+from captioning.generator import Caption, CaptionGenerator
 from captioning.languages import LANGUAGES
 from captioning.network.decoder import Decoder, build_decoder
 from captioning.network.export import export
 from captioning.network.saving import load_model, save_model
 from captioning.text import Tokenizer
-from captioning.training.datasets import DatasetError, load_dataset
+from captioning.training.datasets import DatasetError, load_dataset, trained_splits, translated_splits
 from captioning.training.evaluation import agreement
 from captioning.training.features import Features, extract_features
 from captioning.training.self_critical import SelfCriticalTraining, match_length
@@ -45,6 +45,11 @@ SEVERAL_CAPTIONS = Schedule(5, 1, 20)  # per photo
 ONE_CAPTION = Schedule(6, 0, 25)  # per photo; one reference is too few for self-critical training
 
 History = dict[str, list[float]]
+
+
+def usable(splits: Mapping[str, Captions]) -> bool:
+    """Whether there are captions to train and to validate with."""
+    return bool(splits["train"] and splits["validation"])
 
 
 def train_language(
@@ -122,7 +127,10 @@ def fit_confidence(
     It is fitted to the `agreement` of captions with those of people, on every second validation photo.
     """
     half = list(validation)[::2]
-    found = dict(zip(half, generator.search(features.batch(half), language=language), strict=True))
+    found: dict[str, Caption] = {}
+    for start in range(0, len(half), 50):
+        names = half[start : start + 50]
+        found.update(zip(names, generator.search(features.batch(names), language=language), strict=True))
     texts = {name: caption.text for name, caption in found.items()}
     agreed = agreement(texts, {name: validation[name] for name in found}, train, language)
     return np.polyfit([caption.confidence for caption in found.values()], list(agreed.values()), 1).tolist()
@@ -157,14 +165,16 @@ def add_languages(dataset_folder: str | Path, folder: str | Path) -> list[str]:
     folder = Path(folder)
     encoder, decoders, tokenizers, config = load_model(folder)
     dataset = load_dataset(dataset_folder, config["seed"])
-    splits = dataset.translations
-    new = [language for language in splits if language not in config.get("confidence", {})]  # written last
+    english = trained_splits(dataset, folder)
+    images = {split: {n: dataset.image_paths[n] for n in english[split]} for split in ("train", "validation")}
+    known = config.get("confidence", {})  # written last
+    new = [code for code, splits in translated_splits(dataset, images).items() if code not in known and usable(splits)]
     if not new:
         return []
-    images = {split: {n: dataset.image_paths[n] for n in dataset.captions[split]} for split in ("train", "validation")}
     work = folder / "training"
     features = extract_features(encoder, images["train"] | images["validation"], work / "features.pkl")
     views = [extract_features(encoder, images["train"], work / "view-1.pkl", view=1)]
+    splits = translated_splits(dataset, {s: [n for n in names if n in features] for s, names in images.items()})
     for language in new:
         print(f"{LANGUAGES[language].name}:", flush=True)
         train, validation = splits[language]["train"], splits[language]["validation"]

@@ -71,19 +71,20 @@ def _read_karpathy(folder: Path, path: Path, problems: Problems) -> Source:
     return Source(name if isinstance(name, str) else path.stem.removeprefix("dataset_"), captions, splits, folders)
 
 
-def _read_flickr8k(folder: Path, path: Path, problems: Problems) -> Source:
-    def parse(line: str) -> tuple:
-        key, text = line.split("\t", 1)
-        image, number = key.rsplit("#", 1)
-        return image, int(number), text
+def _parse_flickr8k(line: str) -> tuple:
+    key, text = line.split("\t", 1)
+    image, number = key.rsplit("#", 1)
+    return image, int(number), text
 
+
+def _read_flickr8k(folder: Path, path: Path, problems: Problems) -> Source:
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for split, name in _FLICKR8K_SPLIT_FILES.items():
         if found := find_files(folder, name):
             splits[split] = [line.strip() for _, line in _lines(found[0], problems)]
         else:
             problems.add("split file missing, so the split is empty", f"{name} for {split}")
-    return Source("flickr8k", _parse_lines(path, parse, problems), splits)
+    return Source("flickr8k", _parse_lines(path, _parse_flickr8k, problems), splits)
 
 
 def _read_kaggle_flickr8k(folder: Path, path: Path, problems: Problems) -> Source:
@@ -166,7 +167,7 @@ def _read_multi30k(folder: Path, path: Path, problems: Problems, language: str =
 def read_translations(folder: Path, language: str, problems: Problems) -> list[Caption]:
     """The captions of a data set in another language, from the files beside its own."""
     if found := find_files(folder, f"Flickr8k.{language}.token.txt"):
-        return _read_flickr8k(folder, found[0], Problems()).captions
+        return _parse_lines(found[0], _parse_flickr8k, problems)
     if found := find_files(folder, f"captions.{language}.txt"):
         return _read_kaggle_flickr8k(folder, found[0], problems).captions
     return _read_multi30k(folder, folder, problems, language).captions

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from captioning.network.decoder import Decoder
-from captioning.network.search import MAX_LENGTH, make_sampler, make_search, special_token_mask
+from captioning.network.search import MAX_LENGTH, make_sampler, make_search, max_beam_width, special_token_mask
 from captioning.text import Tokenizer
 from captioning.training.features import Features
 from captioning.training.reward import CaptionReward
@@ -79,7 +79,7 @@ def match_length(
     """
     names = list(captions)
     lengths = [min(len(tokenizer.encode(text)) - 2, MAX_LENGTH) for texts in captions.values() for text in texts]
-    search = make_search(decoder, tokenizer)
+    search, beam_width = make_search(decoder, tokenizer), min(beam_width, max_beam_width(decoder))
     tenths = 0
     while True:
         batches = (features.batch(names[i : i + 50]).astype("float32") for i in range(0, len(names), 50))

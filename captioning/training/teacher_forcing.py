@@ -97,7 +97,7 @@ class Training:
     After `run`, decoder (and encoder) have the weights of the epoch with the best validation CIDEr.
 
     Raises:
-        ValueError: there is no epoch.
+        ValueError: there is no epoch, or no caption to train or to validate with.
     """
 
     def __init__(
@@ -121,6 +121,8 @@ class Training:
     ):
         if epochs < 1:
             raise ValueError(f"a stage needs at least one epoch, not {epochs}")
+        if not train or not validation:
+            raise ValueError("training needs photos with captions in the training and in the validation split")
         self.workers = workers
         self.decoder, self.tokenizer, self.encoder = decoder, tokenizer, encoder
         self.train, self.validation = train, validation
@@ -228,10 +230,12 @@ class Training:
                 batch = ops.convert_to_numpy(self._encode(images)).astype("float16")
                 encoded |= zip(names, batch, strict=True)
         features = encoded if self.encoder else self.features
-        losses = []
+        total, count = 0.0, 0.0
         for names, tokens in caption_batches(self.validation, self.tokenizer, self.batch_size, 0, 0):
             logits = self._predict(np.stack([features[n] for n in names]), tokens[..., :-1])
-            losses.append(float(caption_loss(logits, tokens[..., 1:], self._mask(tokens))))
+            mask = self._mask(tokens)
+            total += float(caption_loss(logits, tokens[..., 1:], mask)) * mask.sum()
+            count += mask.sum()
         names = list(self.validation)
         captions: dict[str, str] = {}
         beam_width = min(DEFAULT_BEAM_WIDTH, max_beam_width(self.decoder))
@@ -240,7 +244,7 @@ class Training:
             found = self.search(np.stack([features[n] for n in batch]), beam_width)
             captions.update((n, self.tokenizer.decode(t[0])) for n, t in zip(batch, found.tokens, strict=True))
         score = cider(captions, self.validation, self.tokenizer.language)
-        return {"val_loss": float(np.mean(losses)), "val_CIDEr": score}, captions
+        return {"val_loss": float(total / count), "val_CIDEr": score}, captions
 
     def run(self, on_epoch: OnEpoch | None = None) -> dict[str, list[float]]:
         """Train to the end, from the last checkpoint if there is one. Returns lists with one value per epoch.
@@ -292,7 +296,7 @@ class Training:
         """Checkpoint, best weights and log after an epoch."""
         scores = history["val_CIDEr"]
         self._checkpoint.write(self._checkpoint_path(len(scores)))
-        if scores[-1] > max(scores[:-1], default=-1.0):
+        if scores[-1] >= max(scores):  # CIDEr of a single photo is always 0: the last epoch counts
             for i, (model, _) in enumerate(self.models):
                 model.save_weights(self.folder / "new.weights.h5")
                 (self.folder / "new.weights.h5").replace(self.folder / f"best{i}.weights.h5")

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from scenes import draw_dataset
 
-from captioning.training.datasets import SPLITS, DatasetError, load_dataset
+from captioning.artifacts import write_pickle
+from captioning.training.datasets import SPLITS, DatasetError, load_dataset, trained_splits, translated_splits
 
 TOKENS = "Flickr8k_text/Flickr8k.token.txt"
 KAGGLE = ["image,caption"]
@@ -93,7 +94,7 @@ def test_captions_in_other_languages(tmp_path):
     }
     assert dataset.captions == load_dataset(write_flickr8k(tmp_path / "english")).captions
     assert "Deutsch: 2 train, 1 validation, 0 test captions" in dataset.summary()
-    assert "empty caption skipped: 1" in the_problem(dataset)
+    assert "caption without a word skipped: 1" in the_problem(dataset)
 
 
 def test_multi30k(tmp_path):
@@ -167,6 +168,39 @@ def test_the_drawn_split_does_not_depend_on_the_order_of_lines(tmp_path):
     header, *lines = (tmp_path / "captions.txt").read_text().splitlines()
     write(tmp_path / "captions.txt", [header, *reversed(lines)])
     assert images(load_dataset(tmp_path)) == before
+
+
+def test_a_photo_that_comes_later_moves_no_other_into_another_split(tmp_path):
+    write_kaggle_flickr8k(tmp_path)
+    before = load_dataset(tmp_path)
+    assert trained_splits(before, tmp_path / "artifacts") == before.captions
+    write_pickle(tmp_path / "artifacts" / "captions.pkl", before.captions)
+    write_kaggle_flickr8k(tmp_path, 41)
+    after = load_dataset(tmp_path)
+    assert images(after) != images(before)
+    assert trained_splits(after, tmp_path / "artifacts") == before.captions
+    other = load_dataset(draw_dataset(tmp_path / "other", images=24))
+    assert trained_splits(other, tmp_path / "artifacts") == other.captions
+
+
+def test_translations_follow_the_splits_of_training(tmp_path):
+    write_flickr8k(tmp_path)
+    write(tmp_path / "captions.de.txt", ["image,caption", "a.jpg,Ein Hund", "b.jpg,Zwei Hunde", "c.jpg,Ein Kind"])
+    splits = {"train": {"c.jpg": []}, "validation": {"a.jpg": [], "d.jpg": []}}
+    assert translated_splits(load_dataset(tmp_path), splits) == {
+        "de": {"train": {"c.jpg": ["Ein Kind"]}, "validation": {"a.jpg": ["Ein Hund"]}}
+    }
+
+
+def test_a_faulty_line_of_a_translation(tmp_path):
+    write_flickr8k(tmp_path)
+    write(
+        tmp_path / "Flickr8k_text/Flickr8k.de.token.txt", ["a.jpg#0\tEin Hund .", "a.jpg#1 Zwei Hunde .", "b.jpg#0\t."]
+    )
+    assert load_dataset(tmp_path).problems == (
+        "malformed line skipped: 1 (Flickr8k.de.token.txt line 2)",
+        "caption without a word skipped: 1 (Flickr8k.de.token.txt line 3)",
+    )
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1, 0, 0]), (3, [1, 1, 1]), (10, [8, 1, 1]), (25, [21, 2, 2])])
@@ -341,8 +375,8 @@ def test_missing_images_are_counted_and_only_three_are_listed(tmp_path):
 @pytest.mark.parametrize(
     ("line", "kind"),
     [
-        ("a.jpg#2\t", "empty caption"),
-        ("a.jpg#2\t   ", "empty caption"),
+        ("a.jpg#2\t", "caption without a word"),
+        ("a.jpg#2\t   ", "caption without a word"),
         ("a.jpg#0\tCaption 0 of a .", "duplicate line"),
         ("a.jpg#2 A dog without a tab .", "malformed line"),
         ("a.jpg\tA dog without a number .", "malformed line"),
@@ -435,7 +469,7 @@ def test_images_without_captions_and_captions_without_split_are_reported(tmp_pat
         ('000.jpg,"A quote left open .', "malformed line"),
         ("000.jpg", "malformed line"),
         ("000.jpg,A dog , unquoted .", "malformed line"),
-        ("000.jpg,", "empty caption"),
+        ("000.jpg,", "caption without a word"),
         ('000.jpg,"A dog , number 0 , of ""000.jpg"" ."', "duplicate line"),
     ],
 )
@@ -472,7 +506,7 @@ def test_faults_in_coco(tmp_path):
         "annotation file of no known split skipped",
         "malformed entry skipped",
         "malformed caption skipped",
-        "empty caption skipped",
+        "caption without a word skipped",
         "duplicate line skipped",
         "undecodable bytes, line skipped",
         "image in a split but without a usable caption skipped",

@@ -8,7 +8,7 @@ import pytest
 
 from captioning.artifacts import ArtifactError
 from captioning.training import features as features_module
-from captioning.training.features import extract_features, load_features
+from captioning.training.features import extract_features, load_features, weights_checksum
 from captioning.training.reading import read_batches
 
 pytestmark = pytest.mark.slow
@@ -72,6 +72,23 @@ def test_an_interrupted_extraction_goes_on(encoder, pictures, tmp_path, monkeypa
     read.clear()
     extract_features(encoder, many, tmp_path / "features.pkl")
     assert not read, "a finished extraction is not repeated"
+
+
+def test_a_mended_picture_is_encoded(encoder, pictures, tmp_path):
+    assert list(extract_features(encoder, pictures, tmp_path / "features.pkl").failed) == ["3.jpg"]
+    pictures["3.jpg"].write_bytes(pictures["5.jpg"].read_bytes())
+    features = extract_features(encoder, pictures, tmp_path / "features.pkl")
+    assert not features.failed
+    np.testing.assert_array_equal(features["3.jpg"], features["5.jpg"])
+
+
+def test_a_small_change_of_the_weights_counts(tiny_encoder):
+    before, bias = weights_checksum(tiny_encoder), tiny_encoder.weights[1]
+    values = bias.numpy()
+    bias.assign(np.nextafter(values, np.inf))
+    assert weights_checksum(tiny_encoder) != before
+    bias.assign(values)
+    assert weights_checksum(tiny_encoder) == before
 
 
 def test_features_without_their_array(encoder, pictures, tmp_path):

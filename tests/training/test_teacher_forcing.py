@@ -112,6 +112,20 @@ def test_a_stage_without_epochs_is_refused(tmp_path):
         new_run(Training, tmp_path, epochs=0)
 
 
+def test_a_stage_without_captions_to_validate_with_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="in the validation split"):
+        new_run(Training, tmp_path, validation={})
+
+
+def test_with_one_validation_photo_the_last_epoch_counts(uncompiled, tmp_path):
+    """CIDEr of a single photo is always 0. Slow: two epochs."""
+    training = new_run(Training, tmp_path, epochs=2, validation={"24.jpg": CAPTIONS["24.jpg"]})
+    history = training.run()
+    assert history["val_CIDEr"] == [0, 0]
+    assert training.validate()[0]["val_loss"] == pytest.approx(history["val_loss"][1])
+    assert history["val_loss"][1] != history["val_loss"][0]
+
+
 def test_fine_tuning_changes_every_block_of_the_encoder(uncompiled, tiny_encoder, tmp_path):
     """Slow: it trains an encoder."""
     dataset = load_dataset(draw_dataset(tmp_path, images=10, size=64))
