@@ -23,6 +23,8 @@ SUFFIXES = {".mp4", ".m4v", ".mov", ".webm", ".mkv"}
 """Suffixes of clips. GIF and WebP files are clips only where a clip is asked for."""
 
 MAX_SECONDS = 180.0
+TOLERANCE = 1.0
+"""Seconds that a clip may be longer, because some say to be a little longer or shorter than they are."""
 MAX_PIXELS = 10_000_000
 """Of a frame. 4096 × 2304 pixels are 9.4 million."""
 
@@ -81,7 +83,7 @@ def _checked(frames: Iterator[Frame], max_seconds: float) -> Iterator[Frame]:
     """Turns whatever can happen to an untrusted file into a `VideoError`."""
     try:
         for number, frame in enumerate(frames):
-            if frame.end > max_seconds or number > max_seconds / STEP:
+            if frame.end > max_seconds + TOLERANCE or number > (max_seconds + TOLERANCE) / STEP:
                 raise _too_long()
             yield frame
     except (VideoError, MemoryError):
@@ -109,7 +111,7 @@ def _open_video(file: BinaryIO, format: str, max_seconds: float, threads: int) -
         raise VideoError("The clip has a rare video codec. Save it as MP4 with H.264 and try again.", "unsupported")
     _check_size(codec.width, codec.height)
     total = container.duration / av.time_base if container.duration else None
-    if total and total > max_seconds + 1:
+    if total and total > max_seconds + TOLERANCE:
         raise _too_long()
     codec.thread_type, codec.thread_count = "AUTO", threads
     codec.options = {"max_pixels": str(MAX_PIXELS)}

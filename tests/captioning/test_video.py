@@ -124,6 +124,13 @@ def test_progress():
     assert progress[0].total == pytest.approx(7, abs=0.05)
 
 
+@pytest.mark.parametrize("make", [lambda: clip(((1, 1.5),)), lambda: animation(((1, 0.5), (2, 1.0)), "GIF", 0.5)])
+def test_a_clip_may_be_a_second_longer(make):
+    assert read(make(), max_seconds=1)[-1].end == pytest.approx(1.5, abs=0.1)
+    with pytest.raises(VideoError, match="too long"):
+        read(make(), max_seconds=0.4)
+
+
 # Segments
 
 

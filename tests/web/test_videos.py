@@ -108,7 +108,7 @@ def test_bad_clip(small_app, make, status, message):
 
 
 def test_settings_are_limits(make_app):
-    app = make_app(VIDEO_SECONDS=1, VIDEO_BYTES=len(CLIP))
+    app = make_app(VIDEO_SECONDS=0.5, VIDEO_BYTES=len(CLIP))
     assert result(app, start(app).json["url"])[-1].status_code == 413
     refused = start(app, CLIP + bytes(2**17))
     assert refused.status_code == 413 and "The clip has more than" in refused.json["message"]
