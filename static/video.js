@@ -23,10 +23,12 @@ let unsaved = false; // whether a caption was edited since the last download
 // Captioning
 
 function caption(file) {
+  if (file.size > form.dataset.limit) return fail(texts.large);
   if (unsaved && !confirm(texts.discard)) return;
+  if (job && !confirm(texts.replace)) return;
   cancel();
   problem.hidden = true;
-  if (file.size > form.dataset.limit) return fail(texts.large);
+  video.pause(); // a hidden player would be heard
   result.hidden = true;
   work.hidden = false;
   work.querySelector(".name").textContent = file.name;
@@ -90,7 +92,7 @@ function forget(url) {
 function fail(message) {
   problem.textContent = message;
   problem.hidden = false;
-  result.hidden = !shown;
+  result.hidden = Boolean(job) || !shown;
 }
 
 // How far it is: progress from 0 to 1, or null if nobody knows.

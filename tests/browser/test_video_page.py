@@ -31,6 +31,18 @@ def describe(page, file=None):
     expect(page.locator("#timeline li").first).to_be_visible()
 
 
+def keep_running(page):
+    """No clip that is sent from now on gets its captions."""
+
+    def answer(route):
+        if route.request.method == "POST":
+            route.fulfill(status=202, json={"url": "/api/videos/1"})
+        else:
+            route.fulfill(json={"state": "running", "progress": 0.4})
+
+    page.route(re.compile(r"/api/videos"), answer)
+
+
 def download(page, name) -> str:
     with page.expect_download() as found:
         page.get_by_role("button", name=name).click()
@@ -86,6 +98,49 @@ def test_edits_are_not_lost_to_another_clip_without_a_question(visit):
     page.once("dialog", lambda dialog: dialog.accept())
     page.set_input_files("#file", webm("other.webm"))
     expect(fields.first).not_to_have_value("Made by a person.")
+
+
+def test_a_second_clip_does_not_end_the_running_one_without_a_question(visit):
+    page = visit("video")
+    keep_running(page)
+    page.set_input_files("#file", webm())
+    bar = page.get_by_role("progressbar", name="Looking for shots")
+    expect(bar).to_be_visible()
+    page.locator("#upload").evaluate("form => (form.dataset.limit = 1000)")
+    page.set_input_files("#file", webm("large.webm"))
+    expect(page.get_by_role("alert")).to_contain_text("more than 200 MB")
+    expect(bar).to_be_visible()
+    page.locator("#upload").evaluate("form => (form.dataset.limit = 10_000_000)")
+    questions: list[str] = []
+    page.once("dialog", lambda dialog: (questions.append(dialog.message), dialog.dismiss()))
+    page.set_input_files("#file", webm("other.webm"))
+    assert questions == ["Another clip is being captioned. Caption this one instead?"]
+    expect(page.locator("#work .name")).to_have_text("clip.webm")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.set_input_files("#file", webm("other.webm"))
+    expect(page.locator("#work .name")).to_have_text("other.webm")
+
+
+def test_a_player_that_is_hidden_is_silent(visit):
+    page = visit("video")
+    describe(page)
+    page.locator("video").evaluate("video => { video.loop = video.muted = true; return video.play(); }")
+    keep_running(page)
+    page.set_input_files("#file", webm("other.webm"))
+    expect(page.locator("#result")).to_be_hidden()
+    assert page.locator("video").evaluate("video => video.paused")
+
+
+def test_a_focused_field_is_not_behind_the_clip(visit):
+    page = visit("video", viewport={"width": 600, "height": 800})
+    describe(page)
+    page.locator("#timeline textarea").last.focus()
+    page.locator("body").evaluate("() => scrollTo(0, document.body.scrollHeight)")
+    for _ in range(4):
+        page.keyboard.press("Shift+Tab")
+        page.wait_for_timeout(500)
+        top = page.locator(":focus").bounding_box()["y"]
+        assert top >= page.locator("#result figure").evaluate("figure => figure.getBoundingClientRect().bottom")
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again(visit):
