@@ -65,8 +65,10 @@ export class Cards {
     }
   }
 
+  /** Gives whether there is a card to focus. */
   focus(id) {
     this.#cards.get(id)?.querySelector("button").focus();
+    return this.#cards.has(id);
   }
 
   #create(photo) {

@@ -108,9 +108,11 @@ function showProgress() {
   if (failed) parts.push(fill(texts.failed, { count: failed }));
   if (finished) parts.unshift(done < total ? texts.cancelled : texts.finished);
   sending.querySelector(".count").textContent = parts.join(" · ");
-  find("#cancel").hidden = finished;
   const waiting = finished && [...files.keys()].some((id) => photos.get(id)?.error);
+  const focused = sending.contains(document.activeElement);
+  find("#cancel").hidden = finished;
   find("#again").hidden = !waiting;
+  if (focused) find(waiting ? "#again" : finished ? "#files" : "#cancel").focus({ preventScroll: true });
   if (finished) {
     status.textContent = parts.join(". ");
     for (const id of files.keys()) if (!photos.has(id)) files.delete(id); // cancelled
@@ -243,6 +245,8 @@ function refilter() {
 function turn(pages) {
   page += pages;
   render();
+  const [pressed, other] = pages < 0 ? ["#back", "#forth"] : ["#forth", "#back"];
+  if (find(pressed).disabled) find(other).focus();
   status.textContent = find("#pager span").textContent;
   find("#found").scrollIntoView();
 }
@@ -262,9 +266,17 @@ const review = new Review(find("#review"), texts, {
     const at = filtered().findIndex((photo) => photo.id === id);
     if (at >= 0) page = Math.floor(at / PAGE);
     render();
-    cards.focus(id);
+    if (!cards.focus(id)) focusRest();
   },
 });
+
+/** Focuses what is there when the photo that had the focus is not. */
+function focusRest() {
+  const start = find("#start");
+  if (!photos.size) find("#files").focus();
+  else if (start.disabled) find("#found").focus();
+  else start.focus();
+}
 
 find("#start").addEventListener("click", () => {
   const ids = reviewable();
@@ -291,7 +303,7 @@ find("#discard").addEventListener("click", () => {
   }
   find("#again").hidden = true;
   refilter();
-  find(photos.size ? "#start" : "#files").focus();
+  focusRest();
 });
 
 find("#forget").addEventListener("click", () => find("#ask").showModal());

@@ -159,6 +159,7 @@ def test_cancel_and_go_on_later(visit, tmp_path):
     expect(page.locator(".card")).to_have_count(8)
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#sending .count")).to_have_text("Cancelled · 8 of 24 photos")
+    expect(page.locator("#files")).to_be_focused()
     page.unroute_all()
     with page.expect_request("**/api/captions*"):
         page.set_input_files("#files", files)
@@ -193,6 +194,7 @@ def test_server_that_is_busy_and_one_that_is_away(visit):
     page.get_by_role("button", name="Try again").click()
     finished(page)
     expect(page.locator(".card[data-state=open]")).to_have_count(2)
+    expect(page.locator("#files")).to_be_focused()
 
 
 def test_choose_a_folder(visit, tmp_path):
@@ -322,6 +324,26 @@ def test_a_photo_whose_text_is_cleared_is_decorative(visit):
     page.get_by_label("Text to publish").fill("")
     page.get_by_role("button", name="Close").click()
     expect(page.locator(".card .caption")).to_have_text("Decorative picture, no text")
+
+
+def test_the_focus_is_never_lost(visit):
+    page = visit("gallery")
+    fill(page, photos(49))
+    page.get_by_role("button", name="Next page").press("Enter")
+    expect(page.get_by_role("button", name="Previous page")).to_be_focused()
+
+    page.get_by_label("Show").select_option("Not reviewed")
+    page.locator(".card button").first.press("Enter")
+    page.keyboard.press("a")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Review")).to_be_focused()
+
+    page.get_by_label("Show").select_option("Reviewed")
+    found(page, "^1 of 49 photos")
+    page.locator(".card button").press("Enter")
+    page.keyboard.press("Delete")
+    expect(page.locator("#found")).to_be_focused()
 
 
 def test_a_key_that_is_held_down_acts_once(visit):
