@@ -293,4 +293,4 @@ document.documentElement.classList.add("js");
 if (!captions.childElementCount) restore();
 captions.querySelectorAll(".photo").forEach(enhance);
 
-export { active, captions, form };
+export { captions, form };

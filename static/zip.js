@@ -1,31 +1,37 @@
 // Downloads the photos of this tab with the texts written into them, as one ZIP file for each request that the server
 // accepts.
 
-import { active, captions, form } from "./page.js";
+import { captions, form } from "./page.js";
 import { fill, problemIn, saveFile, texts } from "./shared.js";
 
 const zip = document.querySelector("#zip");
+const label = zip.textContent;
 const note = document.querySelector("#note");
+const status = document.querySelector("#status");
+let writing = false;
 
+/** Gives whether all ZIP files could be written. */
 async function downloadPhotos() {
   const cards = [...captions.querySelectorAll(".photo")].filter((card) => card.querySelector("textarea"));
   const groups = inGroups(cards.filter((card) => card.file));
   const missing = cards.filter((card) => !card.file).length; // from before a reload: the browser has forgotten the file
   note.textContent = missing ? fill(texts.missing, { count: missing }) : "";
   for (const [index, group] of groups.entries()) {
-    zip.textContent = fill(texts.zipping, { number: index + 1, total: groups.length });
+    zip.textContent = status.textContent = fill(texts.zipping, { number: index + 1, total: groups.length });
     const body = new FormData();
     for (const card of group) {
       body.append("image", card.file, card.file.name);
       body.append("text", card.querySelector("textarea").value);
     }
     const response = await fetch(zip.dataset.url, { method: "POST", body }).catch(() => null);
-    if (!response?.ok) {
+    const blob = response?.ok && (await response.blob().catch(() => null));
+    if (!blob) {
       note.textContent = (await problemIn(response)) ?? texts.unzipped;
-      return;
+      return false;
     }
-    saveFile(await response.blob(), groups.length > 1 ? `photos-${index + 1}.zip` : "photos.zip");
+    saveFile(blob, groups.length > 1 ? `photos-${index + 1}.zip` : "photos.zip");
   }
+  return groups.length > 0;
 }
 
 function inGroups(cards) {
@@ -45,9 +51,9 @@ function inGroups(cards) {
 
 zip.hidden = false;
 zip.addEventListener("click", async () => {
-  const label = zip.textContent;
-  zip.disabled = true;
-  await downloadPhotos();
+  if (writing) return;
+  writing = true;
+  status.textContent = (await downloadPhotos()) ? texts.finished : "";
   zip.textContent = label;
-  zip.disabled = active.size > 0;
+  writing = false;
 });
