@@ -158,14 +158,16 @@ function enhance(card) {
   offerSpeech(card.querySelector(".speak"), () => field.value, () => field.lang);
   onClick(card.querySelector(".strip"), () => saveStrip(card));
   const choices = [...card.querySelectorAll(".choices li")];
-  for (const choice of choices) {
+  const sentences = choices.map((choice) => choice.querySelector("span").textContent);
+  for (const [index, choice] of choices.entries()) {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...choice.childNodes);
     choice.append(button);
     button.addEventListener("click", () => {
       choose(card, choice);
-      field.value = choice.querySelector("span").textContent;
+      const isOwn = field.value.trim() && !sentences.includes(field.value);
+      if (!isOwn || confirm(texts.discard)) field.value = sentences[index];
       save(card);
     });
   }

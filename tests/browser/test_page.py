@@ -242,6 +242,24 @@ VOICES = """
 """
 
 
+def test_another_caption_does_not_replace_a_text_of_ones_own_without_a_question(visit, caption):
+    page = visit()
+    describe(page)
+    field, questions = page.get_by_label("Text to publish"), []
+    field.fill("Made by a person.")
+    page.locator(".choices summary").click()
+    page.once("dialog", lambda dialog: (questions.append(dialog.message), dialog.dismiss()))
+    page.locator(".choices button").nth(1).click()
+    expect(page.locator(".photo h2")).to_have_text(caption(picture(), 1))
+    expect(field).to_have_value("Made by a person.")
+    page.once("dialog", lambda dialog: (questions.append(dialog.message), dialog.accept()))
+    page.locator(".choices button").nth(1).click()
+    expect(field).to_have_value(caption(picture(), 1))
+    page.locator(".choices button").nth(0).click()
+    expect(field).to_have_value(caption(picture()))
+    assert len(questions) == 2
+
+
 def test_read_aloud(visit, caption):
     """With voices of the test's own: a browser without a loudspeaker has none."""
     page = visit()
