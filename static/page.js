@@ -3,7 +3,7 @@
 // replaces the preview. The cards are kept in sessionStorage, so that a reload loses nothing.
 
 import { saveStrip, showAttention } from "./attention.js";
-import { download, fill, guardEdits, onDrop, onPaste, texts } from "./shared.js";
+import { download, fill, guardEdits, isUnreadable, onDrop, onPaste, texts } from "./shared.js";
 import { offerSpeech } from "./speech.js";
 
 const PARALLEL = 4; // photos sent at a time: the server captions them in one batch
@@ -56,11 +56,14 @@ function next() {
   for (const button of tools) button.disabled = active.size > 0;
 }
 
-function send(job) {
+async function send(job) {
   const { file, card } = job;
   const [text, bar] = card.querySelectorAll(".caption, progress");
   active.add(job);
   if (file.size > form.dataset.limit) return finish(job, failedCard(job, texts.large));
+  text.textContent = texts.sending;
+  if (await isUnreadable(file)) return finish(job, failedCard(job, texts.unreadable));
+  if (!active.has(job)) return; // cancelled
   const body = new FormData();
   body.append("image", file, file.name);
   const request = (job.request = new XMLHttpRequest()); // fetch() does not report upload progress
@@ -72,7 +75,6 @@ function send(job) {
     text.textContent = texts.writing;
   };
   request.onload = request.onerror = () => finish(job, answerCard(job));
-  text.textContent = texts.sending;
   request.send(body);
 }
 

@@ -16,6 +16,9 @@ export function saveFile(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
+/** Whether the browser cannot read a file: a folder, or one that was changed, moved or deleted since it was chosen. */
+export const isUnreadable = (file) => file.slice(0, 1).arrayBuffer().then(() => false, () => true);
+
 /** The problem that a page of the server names. */
 export async function problemIn(response) {
   const page = new DOMParser().parseFromString((await response?.text().catch(() => null)) ?? "", "text/html");

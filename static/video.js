@@ -1,7 +1,7 @@
 // The page for clips: uploads a clip, asks for the result of its job, and shows a timeline with captions to edit.
 // The clip itself is played from the visitor's own disk.
 
-import { fill, guardEdits, onDrop, saveFile, sentence, texts } from "./shared.js";
+import { fill, guardEdits, isUnreadable, onDrop, saveFile, sentence, texts } from "./shared.js";
 
 const POLL = 1000; // milliseconds between two questions; a job that nobody asks about for 30 s ends
 const TRIES = 5; // questions without an answer
@@ -37,7 +37,9 @@ function caption(file) {
   send(job);
 }
 
-function send(current) {
+async function send(current) {
+  if (await isUnreadable(current.file)) return finish(current, texts.unreadable);
+  if (job !== current) return;
   const body = new FormData();
   body.append("video", current.file, current.file.name);
   const request = (current.request = new XMLHttpRequest()); // fetch() does not report upload progress
@@ -78,7 +80,7 @@ function finish(current, message, segments) {
 
 function cancel() {
   if (!job) return;
-  job.request.abort();
+  job.request?.abort();
   if (job.url) forget(job.url);
   job = null;
   work.hidden = true;

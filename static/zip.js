@@ -2,7 +2,7 @@
 // accepts.
 
 import { captions, form } from "./page.js";
-import { fill, problemIn, saveFile, texts } from "./shared.js";
+import { fill, isUnreadable, problemIn, saveFile, texts } from "./shared.js";
 
 const zip = document.querySelector("#zip");
 const label = zip.textContent;
@@ -20,6 +20,10 @@ async function downloadPhotos() {
     zip.textContent = status.textContent = fill(texts.zipping, { number: index + 1, total: groups.length });
     const body = new FormData();
     for (const card of group) {
+      if (await isUnreadable(card.file)) {
+        note.textContent = `${card.file.name}: ${texts.unreadable}`;
+        return false;
+      }
       body.append("image", card.file, card.file.name);
       body.append("text", card.querySelector("textarea").value);
     }

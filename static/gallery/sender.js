@@ -1,5 +1,7 @@
 // Sends photos to the API in small groups, a few groups at a time, and reports how far it is.
 
+import { isUnreadable } from "../shared.js";
+
 const GROUP = 8; // photos in a request
 const PARALLEL = 3; // requests at a time
 const TRIES = 5; // for a request that the server is too busy for, or does not get
@@ -91,7 +93,7 @@ export class Sender {
 
   async #check(file) {
     if (file.size > this.limit - 2 ** 14) return this.texts.large;
-    return file.slice(0, 1).arrayBuffer().then(() => null, () => this.texts.unreadable);
+    return (await isUnreadable(file)) ? this.texts.unreadable : null;
   }
 
   async #post(items, signal) {

@@ -149,6 +149,14 @@ def test_invalid_file_gives_a_readable_error_and_the_others_go_on(visit, caption
     expect(page.locator(".photo h2").last).to_have_text(caption(picture()))
 
 
+@pytest.mark.parametrize("path", ["", "video"])
+def test_a_file_that_is_gone_says_so(visit, path):
+    page = visit(path)
+    page.locator("body").evaluate("() => { Blob.prototype.arrayBuffer = () => Promise.reject(new Error('gone')); }")
+    page.set_input_files("#file" if path else "#photos", [upload()])
+    expect(page.get_by_text("This file cannot be opened. It may have been moved or deleted.").last).to_be_visible()
+
+
 def test_too_large_a_file_is_not_even_sent(visit):
     page = visit()
     page.locator("#upload").evaluate("form => form.dataset.limit = 2 ** 20")
