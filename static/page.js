@@ -17,7 +17,7 @@ const status = document.querySelector("#status");
 const waiting = []; // {file, key, card, request} in the order they came
 const active = new Set();
 const kept = new Map(); // card → {key, html}: its key in sessionStorage, and the HTML from the server
-const unsaved = new Set(); // cards that did not fit into sessionStorage
+const unsaved = new Set(); // cards that are not in sessionStorage: they did not fit, or they came without script
 const edited = new Set(); // cards with a text of the visitor's own that was not downloaded
 let added = Number(savedKeys().at(-1)?.slice(6) ?? 0); // photos in this tab so far, including those from before a reload
 let done = 0;
@@ -221,7 +221,7 @@ function savedKeys() {
 
 function save(card) {
   const { key, html } = kept.get(card) ?? {};
-  if (!key) return; // the card is part of an answer to the form without script
+  if (!key) return void unsaved.add(card); // the card is part of an answer to the form without script
   try {
     sessionStorage.setItem(key, JSON.stringify({ html, text: card.querySelector("textarea").value, chosen: card.dataset.chosen }));
     unsaved.delete(card);
@@ -249,7 +249,9 @@ guardEdits(() => active.size || unsaved.size);
 results.addEventListener("submit", async (event) => {
   const problem = await download(event, new FormData(results));
   document.querySelector("#note").textContent = problem ?? "";
-  if (!problem) edited.clear();
+  if (problem) return;
+  edited.clear();
+  for (const card of unsaved) if (!kept.has(card)) unsaved.delete(card);
 });
 
 document.querySelector("#clear").addEventListener("click", (event) => {

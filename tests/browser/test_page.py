@@ -461,6 +461,30 @@ def test_browser_asks_before_edits_are_lost_that_it_has_no_room_for(visit):
     page.locator("body").evaluate("() => sessionStorage.clear()")
 
 
+def test_browser_asks_before_edits_are_lost_in_a_page_that_came_without_script(visit):
+    page = visit()
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    with page.expect_navigation():
+        page.locator("#upload").evaluate(
+            """form => {
+                form.insertAdjacentHTML("beforeend", "<input type=hidden name=sample value=dog>");
+                form.submit();
+            }"""
+        )
+    page.get_by_label("Text to publish").click()  # browsers ask only those who did something
+    page.get_by_label("Text to publish").fill("My own words.")
+    page.locator("body").evaluate("() => { location.reload(); }")
+    page.wait_for_timeout(500)
+    assert asked == ["beforeunload"]
+    with page.expect_download():
+        page.get_by_role("button", name="CSV", exact=True).click()
+    page.wait_for_timeout(300)
+    page.get_by_role("link", name="Gallery").first.click()
+    expect(page.get_by_role("heading", name="Gallery")).to_be_visible()
+    assert asked == ["beforeunload"]
+
+
 def test_options_stand_in_the_address(visit, generator):
     page = visit()
     page.get_by_text("Options", exact=True).click()
