@@ -237,9 +237,11 @@ filters.addEventListener("input", refilter);
 function refilter() {
   page = 0;
   const chosen = new URLSearchParams([...new FormData(filters), ...[...words].map((word) => ["word", word])].filter(([, value]) => value));
-  history.replaceState(null, "", `#${chosen}`); // the part of the address that no server sees
   render();
   status.textContent = find("#found").textContent;
+  try {
+    history.replaceState(null, "", `#${chosen}`); // the part of the address that no server sees
+  } catch {} // some browsers refuse after a hundred changes in half a minute
 }
 
 function turn(pages) {
@@ -334,7 +336,7 @@ onProblem(() => {
 function restoreFilters() {
   for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
     if (name === "word") words.add(value);
-    else if (filters.elements[name]) filters.elements[name].value = value;
+    else if (filters.elements.namedItem(name)) filters.elements.namedItem(name).value = value;
   }
   for (const select of filters.querySelectorAll("select")) if (select.selectedIndex < 0) select.selectedIndex = 0;
 }
