@@ -33,8 +33,12 @@ export function loadThumbnail(id) {
   return transact(["thumbnails"], "readonly", (thumbnails) => thumbnails.get(id)).catch(() => undefined);
 }
 
-export function savePhoto(photo) {
-  return write(["photos"], (photos) => void photos.put(photo));
+let asked = false; // whether the browser was asked to keep the gallery when it needs room
+
+export async function savePhoto(photo) {
+  await write(["photos"], (photos) => void photos.put(photo));
+  if (!asked) navigator.storage?.persist?.().catch(() => {});
+  asked = true;
 }
 
 export function saveThumbnail(id, blob) {

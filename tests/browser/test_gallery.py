@@ -461,6 +461,15 @@ def test_delete_everything(visit):
     found(page, "^1 of 1 photos")
 
 
+def test_the_browser_is_asked_once_to_keep_the_gallery(visit):
+    page = visit("gallery")
+    page.locator("body").evaluate(
+        "() => { window.asked = 0; navigator.storage.persist = async () => { window.asked += 1; return true; }; }"
+    )
+    fill(page, photos(2))
+    assert page.locator("body").evaluate("() => window.asked") == 1
+
+
 def test_browser_that_stores_nothing(chromium, address):
     page = chromium.new_page()
     page.add_init_script("indexedDB.open = () => { throw new DOMException('no', 'SecurityError'); };")
