@@ -2,12 +2,13 @@
 // code; what it answered last is kept for the time without it. Answers with photos or captions are never kept.
 
 const PAGES = ["/", "/gallery"];
+const FILES = ["/static/gallery/thumbnailer.js"]; // that only scripts name
 const NAME = "pages";
 
-/** Keeps the pages and every file that they name. */
+/** Keeps the pages and every file that they need. */
 async function fill() {
   const cache = await caches.open(NAME);
-  const files = new Set();
+  const files = new Set(FILES);
   for (const path of PAGES) {
     const response = await fetch(path);
     if (!response.ok) throw new Error(`${path}: ${response.status}`);

@@ -5,16 +5,22 @@ import { loadThumbnail, saveThumbnail } from "./store.js";
 const thumbnailer = new Worker(new URL("thumbnailer.js", import.meta.url));
 const waiting = new Map(); // id → function that takes the blob
 const addresses = new Map(); // id → promise of a URL, or of null
+let broken = false; // there are no small copies
 let generation = 0; // grows when all are forgotten
 
 thumbnailer.onmessage = ({ data: { id, blob } }) => {
-  waiting.get(id)(blob);
+  waiting.get(id)?.(blob);
   waiting.delete(id);
+};
+thumbnailer.onerror = () => {
+  broken = true; // it could not be loaded
+  for (const take of waiting.values()) take(null);
+  waiting.clear();
 };
 
 /** Makes and stores the small copy of a photo. The promise is fulfilled when it is stored. */
 export function makeThumbnail(id, file) {
-  const made = new Promise((resolve) => waiting.set(id, resolve));
+  const made = new Promise((resolve) => (broken ? resolve(null) : waiting.set(id, resolve)));
   addresses.set(id, made.then((blob) => blob && URL.createObjectURL(blob)));
   thumbnailer.postMessage({ id, file });
   const own = generation;

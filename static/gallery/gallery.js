@@ -313,6 +313,7 @@ find("#ask").addEventListener("close", async ({ target }) => {
   if (target.returnValue !== "forget") return;
   target.returnValue = "";
   if (sender.busy) sender.cancel();
+  sender.reset();
   photos.clear();
   files.clear();
   words.clear();

@@ -19,7 +19,8 @@ export class Sender {
    * @param {() => void} onProgress
    */
   constructor(settings, onAnswer, onProgress) {
-    Object.assign(this, settings, { onAnswer, onProgress, done: 0, failed: 0, total: 0 });
+    Object.assign(this, settings, { onAnswer, onProgress });
+    this.reset();
   }
 
   get busy() {
@@ -33,10 +34,7 @@ export class Sender {
 
   /** @param {{file: File, name: string}[]} items */
   add(items) {
-    if (!this.busy) {
-      Object.assign(this, { done: 0, failed: 0, total: 0 });
-      this.#start = performance.now();
-    }
+    if (!this.busy) this.reset();
     this.#queue.push(...items);
     this.total += items.length;
     while (this.#active < PARALLEL && this.#active < this.#queue.length) {
@@ -52,6 +50,12 @@ export class Sender {
     this.#stop.abort();
     this.#stop = new AbortController();
     this.onProgress();
+  }
+
+  /** Counts from zero again. */
+  reset() {
+    Object.assign(this, { done: 0, failed: 0, total: 0 });
+    this.#start = performance.now();
   }
 
   async #work(signal) {

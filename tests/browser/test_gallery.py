@@ -470,6 +470,29 @@ def test_the_browser_is_asked_once_to_keep_the_gallery(visit):
     assert page.locator("body").evaluate("() => window.asked") == 1
 
 
+def test_without_small_copies_the_gallery_works(visit):
+    page = visit("gallery")
+    page.route("**/thumbnailer.js", lambda route: route.fulfill(status=404))
+    page.reload()
+    fill(page, photos(2))
+    page.get_by_role("button", name="Review").click()
+    expect(page.get_by_text("This browser cannot show this file.")).to_be_visible()
+
+
+def test_no_progress_after_everything_is_deleted(visit):
+    page = visit("gallery")
+    page.route("**/thumbnailer.js", lambda route: route.fulfill(content_type="text/javascript", body="""
+        onmessage = ({ data: { id } }) => setTimeout(() => postMessage({ id, blob: null }), 1500);"""))  # fmt: skip
+    page.reload()
+    page.set_input_files("#files", photos(1))
+    expect(page.locator(".card")).to_have_count(1)
+    page.get_by_role("button", name="Delete everything …").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete everything").click()
+    page.wait_for_timeout(2000)
+    expect(page.locator("#sending")).to_be_hidden()
+    expect(page.locator("#status")).to_have_text("Everything is deleted.")
+
+
 def test_browser_that_stores_nothing(chromium, address):
     page = chromium.new_page()
     page.add_init_script("indexedDB.open = () => { throw new DOMException('no', 'SecurityError'); };")

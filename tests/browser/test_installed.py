@@ -121,7 +121,7 @@ def test_keeps_no_answers(page, site):
     kept = page.locator("body").evaluate(
         "async () => (await (await caches.open('pages')).keys()).map(({ url }) => new URL(url).pathname)"
     )
-    assert {"/", "/gallery"} <= set(kept)
+    assert {"/", "/gallery", "/static/gallery/thumbnailer.js"} <= set(kept)
     assert all(path in ("/", "/gallery") or path.startswith("/static/") for path in kept)
 
 
