@@ -5,7 +5,8 @@ import { Cards, forgetThumbnails, makeThumbnail } from "./cards.js";
 import { chosenFiles, droppedFiles, fileKeys } from "./files.js";
 import { Review } from "./review.js";
 import { Sender } from "./sender.js";
-import { forgetEverything, loadPhotos, onProblem, removePhoto, savePhoto, sweep } from "./store.js";
+import { forgetEverything, loadPhoto, loadPhotos, onProblem, onTold } from "./store.js";
+import { removePhoto, savePhoto, sweep, tellOthers } from "./store.js";
 import { rankWords, wordsOf } from "./words.js";
 
 const PAGE = 48; // photos shown at a time
@@ -76,6 +77,7 @@ async function keep({ id, key, file, name }, { error, again, language = "en", al
   if (!again) files.delete(id);
   await Promise.all([saved, makeThumbnail(id, file)]);
   unsaved -= 1;
+  tellOthers(id);
   if (!busy()) showProgress();
 }
 
@@ -87,7 +89,7 @@ function put(photo) {
 
 function drop(id) {
   photos.delete(id);
-  removePhoto(id);
+  removePhoto(id).then(() => tellOthers(id));
   schedule();
 }
 
@@ -259,7 +261,7 @@ find("#forth").addEventListener("click", () => turn(1));
 
 const review = new Review(find("#review"), texts, {
   get: (id) => photos.get(id),
-  put,
+  put: (photo) => put(photo).then(() => tellOthers(photo.id)),
   remove: drop,
   sentence,
   sure,
@@ -269,6 +271,7 @@ const review = new Review(find("#review"), texts, {
     if (at >= 0) page = Math.floor(at / PAGE);
     render();
     if (!cards.focus(id)) focusRest();
+    takeChanges();
   },
 });
 
@@ -321,11 +324,36 @@ find("#ask").addEventListener("close", async ({ target }) => {
   review.forget();
   forgetThumbnails();
   await forgetEverything();
+  tellOthers();
   sending.hidden = true;
   refilter();
   status.textContent = texts.forgotten;
   find("#files").focus();
 });
+
+// Other tabs with the gallery
+
+const changed = new Set(); // ids of photos; null stands for all
+
+onTold((id) => {
+  changed.add(id);
+  takeChanges();
+});
+
+/** Reads the photos that another tab has changed; not those under review, but afterwards. */
+async function takeChanges() {
+  if (find("#review").open || unstored) return;
+  const all = changed.has(null);
+  const ids = all ? [...photos.keys()] : [...changed];
+  changed.clear();
+  if (all) forgetThumbnails();
+  for (const id of ids) {
+    const photo = await loadPhoto(id).catch(() => photos.get(id));
+    if (photo) photos.set(id, photo);
+    else photos.delete(id);
+  }
+  if (ids.length) schedule();
+}
 
 // Start
 

@@ -29,6 +29,16 @@ export const onProblem = (handler) => (problem = handler);
 
 export const loadPhotos = () => transact(["photos"], "readonly", (photos) => photos.getAll());
 
+export const loadPhoto = (id) => transact(["photos"], "readonly", (photos) => photos.get(id));
+
+const channel = new BroadcastChannel("gallery"); // to the same page in other tabs
+
+/** Tells other tabs that a photo was changed or removed; without `id`, that all were removed. */
+export const tellOthers = (id = null) => channel.postMessage(id);
+
+/** Calls `handler(id)` when another tab tells. */
+export const onTold = (handler) => (channel.onmessage = ({ data }) => handler(data));
+
 export function loadThumbnail(id) {
   return transact(["thumbnails"], "readonly", (thumbnails) => thumbnails.get(id)).catch(() => undefined);
 }

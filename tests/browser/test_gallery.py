@@ -443,6 +443,32 @@ def test_a_download_that_fails_leaves_the_gallery(visit):
     expect(page.locator(".card")).to_have_count(1)
 
 
+def test_two_tabs_show_the_same(visit):
+    page = visit("gallery")
+    fill(page, photos(3))
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.locator(".card button").nth(1).click()
+    other.get_by_label("Text to publish").fill("Made in the other tab.")
+    expect(page.locator(".card .caption").nth(1)).to_have_text("Made in the other tab.")
+
+    page.locator(".card button").nth(1).click()  # the next change is not taken before the review ends
+    other.get_by_role("dialog").get_by_role("button", name="Remove").click()
+    expect(other.locator("#place")).to_have_text("Photo 2 of 2")
+    expect(page.get_by_label("Text to publish")).to_have_value("Made in the other tab.")
+    page.keyboard.press("Escape")
+    expect(page.locator(".card")).to_have_count(2)
+
+    other.keyboard.press("Escape")
+    other.set_input_files("#files", photos(1, 3))
+    expect(page.locator(".card")).to_have_count(3)
+    image = page.locator(".card img").last
+    assert image.evaluate("image => (image.loading = 'eager', image.decode().then(() => image.naturalWidth))") == 320
+    other.get_by_role("button", name="Delete everything …").click()
+    other.get_by_role("dialog").get_by_role("button", name="Delete everything").click()
+    expect(page.locator("#collection")).to_be_hidden()
+
+
 def test_delete_everything(visit):
     page = visit("gallery")
     fill(page, photos(3))
