@@ -453,7 +453,6 @@ def test_browser_asks_before_edits_are_lost_that_it_has_no_room_for(visit):
     with page.expect_download():
         page.get_by_role("button", name="CSV", exact=True).click()
     assert not asked
-    page.wait_for_timeout(1100)
     page.locator("body").evaluate("() => { location.reload(); }")
     page.wait_for_timeout(500)
     assert asked == ["beforeunload"]
