@@ -5,8 +5,8 @@ import { Cards, forgetThumbnails, makeThumbnail } from "./cards.js";
 import { chosenFiles, droppedFiles, fileKeys } from "./files.js";
 import { Review } from "./review.js";
 import { Sender } from "./sender.js";
-import { forgetEverything, loadPhoto, loadPhotos, onProblem, onTold } from "./store.js";
-import { removePhoto, savePhoto, sweep, tellOthers } from "./store.js";
+import { forgetEverything, loadPhoto, loadPhotos, onProblem, onChangeElsewhere } from "./store.js";
+import { removePhoto, savePhoto, sweep, announceChange } from "./store.js";
 import { rankWords, wordsOf } from "./words.js";
 
 const PAGE = 48; // photos shown at a time
@@ -77,7 +77,7 @@ async function keep({ id, key, file, name }, { error, again, language = "en", al
   if (!again) files.delete(id);
   await Promise.all([saved, makeThumbnail(id, file)]);
   unsaved -= 1;
-  tellOthers(id);
+  announceChange(id);
   if (!busy()) showProgress();
 }
 
@@ -89,7 +89,7 @@ function put(photo) {
 
 function drop(id) {
   photos.delete(id);
-  removePhoto(id).then(() => tellOthers(id));
+  removePhoto(id).then(() => announceChange(id));
   schedule();
 }
 
@@ -261,7 +261,7 @@ find("#forth").addEventListener("click", () => turn(1));
 
 const review = new Review(find("#review"), texts, {
   get: (id) => photos.get(id),
-  put: (photo) => put(photo).then(() => tellOthers(photo.id)),
+  put: (photo) => put(photo).then(() => announceChange(photo.id)),
   remove: drop,
   sentence,
   sure,
@@ -324,7 +324,7 @@ find("#ask").addEventListener("close", async ({ target }) => {
   review.forget();
   forgetThumbnails();
   await forgetEverything();
-  tellOthers();
+  announceChange();
   sending.hidden = true;
   refilter();
   status.textContent = texts.forgotten;
@@ -335,7 +335,7 @@ find("#ask").addEventListener("close", async ({ target }) => {
 
 const changed = new Set(); // ids of photos; null stands for all
 
-onTold((id) => {
+onChangeElsewhere((id) => {
   changed.add(id);
   takeChanges();
 });

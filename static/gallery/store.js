@@ -33,11 +33,11 @@ export const loadPhoto = (id) => transact(["photos"], "readonly", (photos) => ph
 
 const channel = new BroadcastChannel("gallery"); // to the same page in other tabs
 
-/** Tells other tabs that a photo was changed or removed; without `id`, that all were removed. */
-export const tellOthers = (id = null) => channel.postMessage(id);
+/** Announces to other tabs that a photo was changed or removed; without `id`, that all were removed. */
+export const announceChange = (id = null) => channel.postMessage(id);
 
-/** Calls `handler(id)` when another tab tells. */
-export const onTold = (handler) => (channel.onmessage = ({ data }) => handler(data));
+/** Calls `handler(id)` when another tab announces a change. */
+export const onChangeElsewhere = (handler) => (channel.onmessage = ({ data }) => handler(data));
 
 export function loadThumbnail(id) {
   return transact(["thumbnails"], "readonly", (thumbnails) => thumbnails.get(id)).catch(() => undefined);
