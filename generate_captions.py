@@ -31,7 +31,7 @@ from captioning.images import SUFFIXES, ImageError
 from captioning.litert import CPU_COUNT, make_batches, parallel_map
 from captioning.metadata import MetadataError, write_metadata
 from captioning.shots import Progress
-from captioning.text import sentence
+from captioning.text import coco_image_id, sentence
 from captioning.video import SUFFIXES as CLIP_SUFFIXES
 from captioning.video import VideoError
 
@@ -106,7 +106,7 @@ def write_captions(results: Iterable[Result], kind: str, output: IO[str]) -> Non
         for path, caption, error in results:
             if kind == "coco":
                 if caption:
-                    rows.append({"image_id": printable(path.stem), "caption": caption.text})
+                    rows.append({"image_id": coco_image_id(printable(path.name)), "caption": caption.text})
             elif caption:
                 alternatives = [alternative.to_dict() for alternative in caption.alternatives]
                 row = {"image": printable(path), **caption.to_dict(), "language": caption.language}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -120,6 +122,17 @@ def tokenizers_from_dict(data: dict) -> dict[str, Tokenizer]:
     """Language → tokenizer: the inverse of `tokenizers_to_dict`. Raises ValueError for another dict."""
     found = [Tokenizer.from_dict(data), *map(Tokenizer.from_dict, data.get("others", ()))]
     return {tokenizer.language: tokenizer for tokenizer in found}
+
+
+def coco_image_id(name: str) -> str | int:
+    """A photo's id in COCO results: the number in a name as COCO's photos have it, else the name without extension.
+
+    >>> coco_image_id("val2014/COCO_val2014_000000000139.jpg"), coco_image_id("holiday/beach.jpg")
+    (139, 'holiday/beach')
+    """
+    stem = name.removesuffix(PurePosixPath(name).suffix)
+    number = re.search(r"(?:^|/)(?:COCO_[a-z]+\d{4}_)?(\d{12})$", stem)
+    return int(number[1]) if number else stem
 
 
 def _most_frequent_spelling(words: Iterable[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from werkzeug.datastructures import FileStorage
 from captioning.generator import Caption
 from captioning.images import ImageError
 from captioning.languages import LANGUAGES
-from captioning.text import sentence
+from captioning.text import coco_image_id, sentence
 from web.language import caption_language, language_names
 from web.uploads import IMAGE_STATUS, Options, enqueue, several_uploads, wait
 
@@ -124,8 +124,7 @@ def download(query: Format) -> Response:
     else:
         if query.format == "coco":
             rows: list[dict] = [
-                {"image_id": name.removesuffix(Path(name).suffix), "caption": text}
-                for name, text in zip(names, texts, strict=False)
+                {"image_id": coco_image_id(name), "caption": text} for name, text in zip(names, texts, strict=False)
             ]
         else:
             rows = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from captioning import artifacts
 from captioning.bulk import BulkError, sources
+from captioning.text import coco_image_id
 
 CAPTION = [("caption", pa.string()), ("probability", pa.float64()), ("confidence", pa.float64())]
 
@@ -128,7 +130,8 @@ class Shards:
                 if kind == "jsonl":
                     file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
                 elif row["caption"] is not None:
-                    result = {"image_id": PurePosixPath(row["path"]).stem, "caption": row["caption"]}
+                    (name,) = re.findall(r"[^/]+(?:#\d+/\d+)?$", row["path"])  # data.parquet#0/7 is a row
+                    result = {"image_id": coco_image_id(name), "caption": row["caption"]}
                     file.write(separator + b"\n" + json.dumps(result, ensure_ascii=False).encode())
                     separator = b","
         if kind == "coco":

@@ -226,6 +226,16 @@ def test_jsonl_and_coco(output, folder):
     assert sorted(result["image_id"] for result in results) == ["a", "b ü#1", "c"]
 
 
+def test_coco_ids_of_the_rows_of_tables_differ(output, folder):
+    photo = (folder / "a.jpg").read_bytes()
+    for name in ("one", "two"):
+        pandas.DataFrame({"image": [photo] * 2}).to_parquet(folder / f"{name}.parquet", row_group_size=1)
+        output.run(folder / f"{name}.parquet")
+    results = json.loads(Path(output.shards.export("coco")).read_text())
+    expected = [f"{name}.parquet#{group}/0" for name in ("one", "two") for group in (0, 1)]
+    assert sorted(result["image_id"] for result in results) == expected
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

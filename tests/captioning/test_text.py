@@ -2,7 +2,7 @@ import pytest
 
 from captioning.artifacts import read_pickle, write_pickle
 from captioning.languages import LANGUAGES
-from captioning.text import SPECIAL, Tokenizer, tokenizers_from_dict, tokenizers_to_dict
+from captioning.text import SPECIAL, Tokenizer, coco_image_id, tokenizers_from_dict, tokenizers_to_dict
 
 CAPTIONS = ["A dog runs .", "The dog's 2 puppies run !", "a tri-colored dog", "Un été à la plage"]
 
@@ -83,3 +83,18 @@ def test_the_tokenizers_of_several_languages_in_one_dict(tmp_path):
     }
     alone = tokenizers_from_dict(tokenizers["en"].to_dict())
     assert list(alone) == ["en"] and alone["en"].word_index == tokenizers["en"].word_index
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("val2014/COCO_val2014_000000000139.jpg", 139),
+        ("000000000139.jpg", 139),
+        ("holiday/beach.jpg", "holiday/beach"),
+        ("a.b.png", "a.b"),
+        ("1000268201_693b08cb0e.jpg", "1000268201_693b08cb0e"),
+        ("table.parquet#0/7", "table.parquet#0/7"),
+    ],
+)
+def test_ids_in_coco_results(name, expected):
+    assert coco_image_id(name) == expected
