@@ -90,7 +90,7 @@ def test_an_interrupted_addition_of_a_language_is_finished(trained, tmp_path, mo
 
 def test_history_has_one_value_an_epoch(trained):
     history = read_pickle(trained / "artifacts" / "history.pkl")
-    assert {len(column) for column in history.values()} == {19 + 20}  # and those of German
+    assert {len(column) for column in history.values()} == {20 + 20}  # and those of German
     assert {"stage", "loss", "val_loss", "val_CIDEr"} <= set(history)
 
 

@@ -24,15 +24,16 @@ class SelfCriticalTraining(Training):
 
         samples: captions per image.
         temperature: of sampling. After label smoothing it must be below 1: at 1 every tenth word would be arbitrary.
+        bleu: weight of BLEU in the reward, as for `CaptionReward`.
     """
 
-    def __init__(self, *args, samples: int = 5, temperature: float = 0.5, **kwargs):
+    def __init__(self, *args, samples: int = 5, temperature: float = 0.5, bleu: float = 1.0, **kwargs):
         super().__init__(*args, label_smoothing=0.0, **kwargs)  # type: ignore[misc]  # *args end before it
-        self.settings |= {"samples": samples, "temperature": temperature}
+        self.settings |= {"samples": samples, "temperature": temperature, "bleu": bleu}
         self.temperature = temperature
         self.sample, self.seeds = make_sampler(self.decoder, self.tokenizer, samples, temperature=temperature)
         self.reward = CaptionReward(
-            self.train, end_token=True, brevity_penalty=True, bleu=1.0, language=self.tokenizer.language
+            self.train, end_token=True, brevity_penalty=True, bleu=bleu, language=self.tokenizer.language
         )
         self.samples = samples
 
