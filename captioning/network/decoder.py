@@ -287,7 +287,13 @@ DECODERS = {"lstm": LSTMDecoder, "attention": AttentionDecoder, "transformer": T
 
 
 def build_decoder(
-    name: str, vocabulary_size: int, regions: int, depth: int, precision: str = "float32", **settings
+    name: str,
+    vocabulary_size: int,
+    regions: int,
+    depth: int,
+    precision: str = "float32",
+    seed: int | None = None,
+    **settings,
 ) -> Decoder:
     """A new decoder with its weights.
 
@@ -295,6 +301,7 @@ def build_decoder(
         name: a key of `DECODERS`.
         precision: of training, as for `captioning.network.encoder.Encoder`. A decoder that was saved and loaded again
             computes in float32.
+        seed: of the first weights, and of all that Keras draws later; None: another one each time.
         settings: the other arguments of `Decoder`.
 
     Raises:
@@ -302,6 +309,8 @@ def build_decoder(
     """
     if name not in DECODERS:
         raise ValueError(f"unknown decoder {name!r}; known: {', '.join(DECODERS)}")
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
     with dtype_policy(precision):
         decoder = DECODERS[name](vocabulary_size, regions, depth, name=name, **settings)
     decoder([ops.zeros((1, regions, depth)), ops.zeros((1, 1, 1), dtype="int32")])  # creates the weights

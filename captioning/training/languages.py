@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
 import numpy as np
 
 from captioning import artifacts
@@ -87,8 +86,7 @@ def train_language(
     schedule = schedule or (ONE_CAPTION if len(texts) < 2 * len(train) else SEVERAL_CAPTIONS)
     tokenizer = Tokenizer.fit(texts, minimum_count or (5 if len(texts) >= 20_000 else 3), language)
     settings = first.settings | {"vocabulary_size": len(tokenizer), "dropout": 0.3, "input_dropout": 0.2}
-    keras.utils.set_random_seed(seed)
-    decoder = build_decoder(first.name, shared=first, precision=first.dtype_policy.name, **settings)
+    decoder = build_decoder(first.name, shared=first, precision=first.dtype_policy.name, seed=seed, **settings)
     own = {id(variable) for variable in decoder.variables} - {id(variable) for variable in first.variables}
     for layer in decoder.layers:
         layer.trainable = layer.trainable and all(id(variable) in own for variable in layer.variables)
