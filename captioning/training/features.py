@@ -95,14 +95,14 @@ def extract_features(
         view: 0 for the photo itself, or the seed of a random augmentation (`captioning.training.augmentation`).
         encode: encodes pictures, in their order, instead of this process: `captioning.bulk.features.encode_on_ray`.
 
-    An interrupted run continues where it stopped, and a finished one is not repeated, as long as encoder, names
-    and sizes of the files are the same. A picture that cannot be read is left out and listed in ``Features.failed``.
+    An interrupted run continues where it stopped, and a finished one is not repeated, as long as encoder, names,
+    their order and the sizes of the files are the same. A picture that cannot be read is left out and listed in ``Features.failed``.
     """
     path = Path(path)
     array_path = path.with_suffix(".npy")
     shape = (len(image_paths), encoder.regions, encoder.depth)
     fingerprint = {
-        "bytes": {name: file.stat().st_size if file.exists() else None for name, file in image_paths.items()},
+        "bytes": [(name, file.stat().st_size if file.exists() else None) for name, file in image_paths.items()],
         "encoder": [encoder.network, encoder.image_size],
         "weights": weights_checksum(encoder),
         "view": view,

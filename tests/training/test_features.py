@@ -72,6 +72,8 @@ def test_an_interrupted_extraction_goes_on(encoder, pictures, tmp_path, monkeypa
     read.clear()
     extract_features(encoder, many, tmp_path / "features.pkl")
     assert not read, "a finished extraction is not repeated"
+    extract_features(encoder, dict(reversed(many.items())), tmp_path / "features.pkl")
+    assert len(read) == len(many), "an extraction of another order does not go on with these rows"
 
 
 def test_a_mended_picture_is_encoded(encoder, pictures, tmp_path):
