@@ -130,10 +130,16 @@ def check_manifest(folder: str | Path, for_training: bool = False) -> bool:
         for_training: check the Keras models and leave the exported ones out.
 
     Raises:
-        ArtifactError: a file differs, is missing or is not in the manifest, or an exported model was made from other
-            weights than those in the manifest; the message names the file.
+        ArtifactError: a file differs, is missing, cannot be read or is not in the manifest, or an exported model was
+            made from other weights than those in the manifest; the message names the file.
     """
-    folder = Path(folder)
+    try:
+        return _check_manifest(Path(folder), for_training)
+    except OSError as error:
+        raise ArtifactError(f"{error.filename} cannot be read: {error.strerror}") from None
+
+
+def _check_manifest(folder: Path, for_training: bool) -> bool:
     if not folder.is_dir():
         raise ArtifactError(f"there is no folder {folder}: {REMEDY}")
     entries = _read_manifest(folder)

@@ -93,6 +93,13 @@ def test_missing_manifest(kind, request):
         CaptionGenerator.load(folder)
 
 
+def test_unreadable_manifest(training_folder):
+    (training_folder / MANIFEST).unlink()
+    (training_folder / MANIFEST).mkdir()
+    with pytest.raises(ArtifactError, match="manifest.json cannot be read: Is a directory"):
+        CaptionGenerator.load(training_folder)
+
+
 def test_cut_file(file):
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
