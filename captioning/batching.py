@@ -43,8 +43,8 @@ class CaptionQueue:
     A photo that arrives alone is computed by all cores together. If several wait, each core that is free takes a batch
     of its share, so that batches grow with the load. All photos of a batch have the same options. If several groups
     wait, a batch has at most one photo of each: a request with many photos does not delay one with a single photo.
-    After `warm_up`, no request with the queue's own beam width waits for the model to load. An exception fails its own
-    batch only.
+    After `warm_up`, a request with the queue's own options does not wait for the model to load. An exception fails its
+    own batch only.
 
     Args:
         beam_width, alternatives: as for `CaptionGenerator.caption`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import tarfile
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -50,12 +51,12 @@ class ExportedSearch:
     """
 
     def __init__(self, load: Callable[[str, int], Mapping[int, bytes]]):
-        self._lock = threading.Lock()
+        self._locks = defaultdict[tuple[str, int], threading.Lock](threading.Lock)  # so that a model is loaded once
         self._model = functools.lru_cache(MODELS_IN_MEMORY)(lambda *which: Model(load(*which)))
 
     def model(self, language: str, beam_width: int) -> Model:
         """The model for a language and a beam width, loaded at its first use."""
-        with self._lock:
+        with self._locks[language, beam_width]:
             return self._model(language, beam_width)
 
     def __call__(self, features: np.ndarray, beam_width: int, language: str) -> Hypotheses:

@@ -93,7 +93,8 @@ class Model:
     """An exported function of a batch. Several threads may use it.
 
     Args:
-        sources: batch size → the path or the content of a ``.tflite`` file that computes batches of this size.
+        sources: batch size → the path or the content of a ``.tflite`` file that computes batches of this size. One of
+            them is 1.
 
     Raises:
         ValueError: one is not such a file.
@@ -102,11 +103,8 @@ class Model:
     def __init__(self, sources: Mapping[int, Path | bytes]):
         self._sources = sources
         self._lock = threading.Lock()
-        self._shared = self._open(CPU_COUNT)  # for a single photo, on all cores
+        self._shared = _interpreter(sources[1], min(CPU_COUNT, MAX_THREADS))  # for a single photo, on all cores
         self._own = threading.local()  # for each worker of `parallel_map`, on one core
-
-    def _open(self, threads: int) -> dict[int, Callable[[np.ndarray], list[np.ndarray]]]:
-        return {size: _interpreter(source, min(threads, MAX_THREADS)) for size, source in self._sources.items()}
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
         """Compute a batch of any size: (B, …) of the dtype that was exported → the outputs, each (B, …)."""
@@ -117,9 +115,9 @@ class Model:
     def _run(self, batch: np.ndarray) -> list[np.ndarray]:
         if cores() > 1:
             with self._lock:  # an interpreter serves one thread at a time
-                return self._shared[len(batch)](batch)
+                return self._shared(batch)
         if not hasattr(self._own, "interpreters"):
-            self._own.interpreters = self._open(1)
+            self._own.interpreters = {size: _interpreter(source, 1) for size, source in self._sources.items()}
         return self._own.interpreters[len(batch)](batch)
 
 

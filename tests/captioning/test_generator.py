@@ -1,5 +1,6 @@
 """Captions of the model that ships."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -116,3 +117,20 @@ def test_a_search_keeps_the_models_used_last_in_memory(monkeypatch):
     for which in (*first, ("en", 1), ("fr", 1), ("en", 1), ("de", 1)):
         search.model(*which)
     assert loaded == [*first, ("fr", 1), ("de", 1)]
+
+
+def test_a_search_that_is_being_loaded_delays_no_other(monkeypatch):
+    monkeypatch.setattr("captioning.exported.Model", lambda sources: sources)
+    loading, go_on = threading.Event(), threading.Event()
+
+    def load(language, width):
+        if language == "de":
+            loading.set()
+            assert go_on.wait(10)
+        return {1: language.encode()}
+
+    search = ExportedSearch(load)
+    with ThreadPoolExecutor() as threads:
+        german = threads.submit(search.model, "de", 3)
+        assert loading.wait(10) and search.model("en", 3) == {1: b"en"} and not german.done()
+        go_on.set()
