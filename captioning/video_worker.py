@@ -1,5 +1,6 @@
 """Reads a clip in a process of its own, so that an untrusted clip costs this process and not the server."""
 
+import math
 from collections.abc import Generator
 from typing import BinaryIO
 
@@ -30,8 +31,11 @@ def read_shots_safely(
 
     Raises:
         VideoError: as for `read_shots`, or the clip exceeds a limit.
+        ValueError: ``max_seconds`` is not a finite number.
         RuntimeError: no process can be started.
     """
+    if not math.isfinite(max_seconds):
+        raise ValueError(f"max_seconds must be a finite number, not {max_seconds}")
     descriptor = file.fileno()
     limits = {"cpu_seconds": cpu_seconds or max_seconds, "wall_seconds": wall_seconds}
     worker = WorkerProcess("captioning.video_process", **limits, memory=memory, files=[descriptor])

@@ -1,5 +1,7 @@
 """The settings of the service: defaults, replaced by environment variables."""
 
+import difflib
+import math
 import os
 import re
 from pathlib import Path
@@ -10,6 +12,7 @@ from flask import Config
 
 from captioning.generator import MAX_BEAM_WIDTH
 
+PREFIX = "CAPTIONER_"  # of environment variables
 DEFAULTS = {
     "BEAM_WIDTH": 3,  # captions that the search keeps at each word
     "MAX_CONTENT_LENGTH": 32 * 2**20,  # bytes of all photos in a request
@@ -42,15 +45,19 @@ def load_settings(config: Config, root: Path) -> None:
     """Fill ``config`` with `DEFAULTS` and the environment: ``CAPTIONER_QUEUE_LENGTH=128`` sets ``QUEUE_LENGTH``.
 
     Raises:
-        ValueError: a setting is of the wrong kind; the message names it.
+        ValueError: a setting is of the wrong kind, or its name seems to be misspelt; the message names it.
     """
     config.update(DEFAULTS, ARTIFACTS_DIR=os.environ.get("ARTIFACTS_DIR", root / "artifacts"))
-    config.from_prefixed_env("CAPTIONER")
+    for name in os.environ:  # not all others: Kubernetes sets some with this prefix
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in DEFAULTS:
+            for meant in difflib.get_close_matches(name.removeprefix(PREFIX), DEFAULTS, n=1, cutoff=0.8):
+                raise ValueError(f"{name} is not a setting. Is {PREFIX}{meant} meant?")
+    config.from_prefixed_env(PREFIX.removesuffix("_"))
     for name, default in DEFAULTS.items():
         if not _is_valid(name, config[name], default):
             value = "" if name == "API_KEYS" else f"={config[name]!r}"  # keys stay out of the log
             example = EXAMPLES.get(name, repr(default))
-            raise ValueError(f"CAPTIONER_{name}{value} is not understood. An example: {example}.")
+            raise ValueError(f"{PREFIX}{name}{value} is not understood. An example: {example}.")
 
 
 def _is_valid(name: str, value: Any, default: Any) -> bool:
@@ -66,5 +73,7 @@ def _is_valid(name: str, value: Any, default: Any) -> bool:
     if isinstance(default, list):
         return isinstance(value, list)
     if isinstance(value, bool) or not isinstance(value, (int, float) if name in SECONDS else int):
+        return False
+    if not math.isfinite(value):
         return False
     return value >= (0 if name in MAY_BE_ZERO else 1) and (name != "BEAM_WIDTH" or value <= MAX_BEAM_WIDTH)

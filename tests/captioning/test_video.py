@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import struct
 from itertools import pairwise
 
@@ -129,6 +130,12 @@ def test_a_clip_may_be_a_second_longer(make):
     assert read(make(), max_seconds=1)[-1].end == pytest.approx(1.5, abs=0.1)
     with pytest.raises(VideoError, match="too long"):
         read(make(), max_seconds=0.4)
+
+
+def test_a_length_without_end_is_refused(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(clip(SHOTS))
+    with (tmp_path / "a.mp4").open("rb") as file, pytest.raises(ValueError, match="max_seconds"):
+        next(read_shots_safely(file, 32, math.inf))
 
 
 # Segments

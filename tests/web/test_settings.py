@@ -6,6 +6,7 @@ from app import main
 
 
 def test_the_environment_replaces_defaults(make_app, monkeypatch):
+    monkeypatch.setenv("CAPTIONER_PORT_8000_TCP_PROTO", "tcp")  # as Kubernetes does
     monkeypatch.setenv("CAPTIONER_BATCH_WAIT", "0.002")
     monkeypatch.setenv("CAPTIONER_QUEUE_LENGTH", "128")
     monkeypatch.setenv("CAPTIONER_ALLOWED_ORIGINS", '["https://example.org"]')
@@ -19,6 +20,8 @@ def test_the_environment_replaces_defaults(make_app, monkeypatch):
     [
         *[("MAX_BATCH", value) for value in ("many", "0", "true", "1.5")],
         *[("RATE_LIMIT", "600"), ("ALLOWED_ORIGINS", "https://a.org"), ("BEAM_WIDTH", "11")],
+        ("REQUEST_TIMEOUT", "Infinity"),
+        ("API_KEY", '["misspelt"]'),
     ],
 )
 def test_a_wrong_setting_is_named(name, value, monkeypatch, capsys):
