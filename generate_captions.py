@@ -48,7 +48,7 @@ def find_photos(arguments: Iterable[str]) -> list[Path]:
     """The photos named on the command line. Folders are searched; their photos are sorted by name."""
     photos = []
     for path in map(Path, arguments):
-        if path.is_dir():
+        if os.path.isdir(path):  # pathlib raises an error for a folder that may not be read
             photos += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
         else:
             photos.append(path)
@@ -286,6 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return caption_clip(options, photos[0]) if is_clip else caption_photos(options, photos)
     except (ArtifactError, RuntimeError) as error:  # RuntimeError: no further process can be started
         print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
     except OSError as error:
         print(f"error: cannot write {options.output or 'to standard output'}: {error.strerror}", file=sys.stderr)
     return 2

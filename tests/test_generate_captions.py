@@ -8,7 +8,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -251,6 +251,18 @@ def test_language(in_process, photos, generator, capsys):
 def test_a_language_that_the_model_does_not_have(in_process, photos, generator, capsys):
     assert in_process([str(photos / "b.jpg"), "--language", "tlh"]) == 2
     assert f"the model has captions in: {', '.join(generator.languages)}" in capsys.readouterr().err
+
+
+def test_a_name_that_is_too_long(in_process, capsys):
+    name = "x" * 300 + ".jpg"
+    assert in_process([name]) == 1
+    assert f"error: {name}: " in capsys.readouterr().err
+
+
+def test_ctrl_c(photos, monkeypatch, tmp_path):
+    monkeypatch.setattr("generate_captions.load_generator", Mock(side_effect=KeyboardInterrupt))
+    assert main([str(photos / "b.jpg"), "--output", str(tmp_path / "a.txt")]) == 130
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_empty_folder_is_wrong_usage(tmp_path):

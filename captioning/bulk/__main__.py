@@ -48,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     caption_options = {"beam_width": options.beam_width, "language": options.language}
     done = failed = 0
     try:
-        run = Run(options.inputs, options.output, model_folder, caption_options, address=options.address)
-    except (ArtifactError, BulkError) as error:
-        return _error(str(error))
-    try:
+        try:
+            run = Run(options.inputs, options.output, model_folder, caption_options, address=options.address)
+        except (ArtifactError, BulkError) as error:
+            return _error(str(error))
         with (
             open(os.devnull, "w") as nowhere,
             contextlib.redirect_stdout(nowhere),  # Ray prints tracebacks of what it repeats
