@@ -143,10 +143,9 @@ def _read_multi30k(folder: Path, path: Path, problems: Problems, language: str =
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     for split, stem in (("train", "train"), ("validation", "val"), ("test", "test_2016_flickr"), ("test", "test_2016")):
         for kind in ("[1-5].", ""):  # five captions per photo, written for it, are better than one
-            files = [
-                *find_files(folder, f"{stem}.{kind}{language}"),
-                *find_files(folder, f"{stem}.{kind}{language}.gz"),
-            ]
+            packed = find_files(folder, f"{stem}.{kind}{language}.gz")
+            plain = find_files(folder, f"{stem}.{kind}{language}")
+            files = list({file.name.removesuffix(".gz"): file for file in packed + plain}.values())  # each once
             names = find_files(folder, f"{stem}_images.txt") if kind else find_files(folder, f"{stem}.txt")
             if not files or not names or splits[split]:
                 continue

@@ -110,6 +110,8 @@ def test_multi30k(tmp_path):
     write(five / "raw/train.2.de", ["Nur eine Zeile ."])
     write(one / "raw/train.en", ["A dog .", "A cat ."])
     write(one / "raw/train.fr.gz", gzip.compress(b"Un chien .\nUn chat .\n"))
+    write(one / "raw/train.cs.gz", gzip.compress(b"Pes .\nKo\xc4\x8dka .\n"))
+    write(one / "raw/train.cs", ["Pes .", "Kočka ."])
     write(one / "raw/val.fr.gz", b"not packed")
     dataset = load_dataset(tmp_path)
     assert dataset.name == "multi30k"
@@ -120,6 +122,7 @@ def test_multi30k(tmp_path):
     }
     assert dataset.translations["de"]["train"] == {"a.jpg": ["Ein Hund ."], "b.jpg": ["Eine Katze ."]}
     assert dataset.translations["fr"]["train"] == {"a.jpg": ["Un chien ."], "b.jpg": ["Un chat ."]}
+    assert dataset.translations["cs"]["train"] == {"a.jpg": ["Pes ."], "b.jpg": ["Kočka ."]}, "each file once"
     problems = "\n".join(dataset.problems)
     assert "train.2.de" in problems and "val.fr.gz" in problems
 
