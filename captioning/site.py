@@ -25,6 +25,18 @@ from captioning.worker_process import OutOfTime, ProcessLost, ask
 PAGES = (".html", ".htm", ".xhtml")
 MAX_UNPACKED = 64 * 2**20
 """Bytes of all that is read from a ZIP file: its pages and their pictures."""
+DAMAGED = (
+    BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    zlib.error,
+    LZMAError,
+)
+"""What `zipfile` raises for files that are damaged or encrypted."""
 MAX_IMAGES = 2000
 """Images without alt text, in all pages together."""
 
@@ -81,7 +93,7 @@ def answer(uploads: list[tuple[str, bytes]]) -> Iterator[Site]:
             try:
                 with archive.open(content) as file:
                     content = file.read(min(most, left) + 1)
-            except (BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error, LZMAError) as error:
+            except DAMAGED as error:
                 raise _damaged() from error
             left -= len(content)
             if left < 0:
@@ -109,7 +121,7 @@ def answer(uploads: list[tuple[str, bytes]]) -> Iterator[Site]:
 def _open_archive(data: bytes) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(io.BytesIO(data))
-    except (BadZipFile, ValueError, NotImplementedError, OSError) as error:
+    except DAMAGED as error:
         raise _damaged() from error
 
 

@@ -17,7 +17,7 @@ from werkzeug.datastructures import FileStorage
 from captioning.generator import Caption
 from captioning.html_alt import HtmlError, insert_drafts, local_path
 from captioning.image_workers import Photo
-from captioning.images import ImageError
+from captioning.images import SUFFIXES, ImageError
 from captioning.site import Missing, Site, read_site
 from captioning.text import sentence
 from web.language import caption_language
@@ -80,11 +80,12 @@ def draft_site() -> str | tuple[str, int]:
 
 
 def caption_files(site: Site, language: str) -> dict[str, dict[str, str]]:
-    """For the first MAX_PHOTOS files that can be read: `draft` and `thumbnail` of their `Row`; before, `problem`."""
+    """`draft` and `thumbnail` for the `Row` of MAX_PHOTOS files; `problem` for those that cannot be read."""
     found: dict[str, dict[str, str]] = {}
     queued: dict[str, tuple[Photo, Future[Caption]]] = {}
     most = current_app.config["MAX_PHOTOS"]
-    for name, data in islice(site.files.items(), 5 * most):
+    by_kind = sorted(site.files.items(), key=lambda file: PurePosixPath(file[0]).suffix.lower() not in SUFFIXES)
+    for name, data in islice(by_kind, 5 * most):  # photos before icons, which nobody can read
         if len(queued) == most:
             break
         try:

@@ -115,6 +115,14 @@ def test_pictures_that_cannot_be_read_take_no_place(app, send):
     assert saved(response)[1].count(b"data-alt-draft") == 1
 
 
+def test_photos_come_before_icons(app, send):
+    app.config["MAX_PHOTOS"] = 1
+    files = [*(broken(f"{n}.svg") for n in range(5)), photo(name="dog.png")]
+    images = b"".join(b"<img src=%d.svg>" % n for n in range(5))
+    response = send(photo(images + b"<img src=dog.png>", "a.html"), *files)
+    assert saved(response)[1].count(b"data-alt-draft") == 1
+
+
 def test_names_in_zip_files_of_other_systems(send):
     """UTF-8 that the archive does not declare, backslashes, ./ and letters with separate accents."""
     utf_8 = "größe.png".encode()
@@ -142,6 +150,7 @@ def test_nothing_to_do(send):
         ([("a.zip", archive({"a.html": b"<p>" * 9})[:40] + b"\0" + archive({"a.html": b""})[41:])], 422, "damaged"),
         ([("a.zip", archive({})), ("b.zip", archive({}))], 422, "one ZIP file at a time"),
         ([("a.zip", broken_deflate())], 422, "damaged"),
+        ([("a.zip", archive({"ä.html": b""}).replace(b"\xc3\xa4", b"\xff\xff", 1))], 422, "damaged"),  # no UTF-8
         ([("a.html", b"<img>" * 2001)], 422, "more than 2,000 images"),
         ([("a.html", b"\xff\xfe<")], 422, "UTF-16"),
         ([("a.html", b" " * 4_000_001)], 422, "more than 4 MB"),
