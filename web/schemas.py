@@ -4,7 +4,7 @@ import functools
 from typing import Annotated, Any, Literal
 
 from flask_openapi import FileStorage
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, Json, field_validator
 
 from web.uploads import Options
 
@@ -116,14 +116,6 @@ class CaptionOptions(Options):
 
 
 class AttentionForm(OnePhoto):
-    words: list[Word] = Field(
-        min_length=1,
-        max_length=30,
-        description="The `words` of an alternative from /api/captions?attention=true, as one JSON text.",
+    words: Json[Annotated[list[Word], Field(min_length=1, max_length=30)]] = Field(
+        description="The `words` of an alternative from /api/captions?attention=true, as one JSON text."
     )
-
-    @field_validator("words", mode="before")
-    @classmethod
-    def join(cls, texts: list) -> list:
-        """Join the values of a repeated field to one list."""
-        return [word for text in texts for word in (text if isinstance(text, list) else [text])]

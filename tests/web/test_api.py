@@ -145,8 +145,8 @@ def test_too_many_attention_drawings_are_refused_at_once(small_app):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["no json"], "words.0: Input should be a valid dictionary"),
-        ([], "words: Field required"),
+        (["no object"], "words.0: Input should be a valid dictionary"),
+        ([], "words: List should have at least 1 item"),
         ([WORD] * 31, "words: List should have at most 30 items"),
         ([WORD | {"text": "$x$"}], "words.0.text: String should match"),
         ([WORD | {"attention": []}], "words.0.attention: List should have at least 1 item"),
@@ -156,9 +156,14 @@ def test_too_many_attention_drawings_are_refused_at_once(small_app):
     ],
 )
 def test_attention_refuses(small_app, words, message):
-    form = {"image": photo(), "words": list(map(json.dumps, words))}
-    response = small_app.test_client().post("/api/attention", data=form)
+    response = small_app.test_client().post("/api/attention", data={"image": photo(), "words": json.dumps(words)})
     assert response.status_code == 400 and message in response.json["message"]
+
+
+@pytest.mark.parametrize("words", ["no JSON", "9" * 5000, "[" * 100_000])
+def test_attention_refuses_what_is_not_json(small_app, words):
+    response = small_app.test_client().post("/api/attention", data={"image": photo(), "words": words})
+    assert response.status_code == 400 and response.json["message"].startswith("words: ")
 
 
 def test_the_api_is_described(small_app):
