@@ -11,7 +11,7 @@ from flask_openapi import OpenAPI
 from werkzeug.datastructures import FileStorage
 
 from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
-from web.uploads import limited, several_uploads
+from web.uploads import limited, refuse_late, seconds_left, several_uploads
 
 downloads = threading.Semaphore(4)  # limits how many ZIP files are made at a time
 
@@ -42,6 +42,8 @@ def zip_photos(files: list[FileStorage], texts: list[str]) -> bytes:
         writer.start()
         with zipfile.ZipFile(target, "w") as archive:  # photos are compressed already
             for file, text in zip(files, texts, strict=True):
+                if not seconds_left():
+                    refuse_late()
                 name = unused_name(file.filename or "", taken)
                 writer.send((file.stream.read(), text))
                 written = writer.receive()
@@ -59,8 +61,8 @@ def zip_photos(files: list[FileStorage], texts: list[str]) -> bytes:
 
 
 def unused_name(name: str, taken: set[str]) -> str:
-    """The file's name without folders, and with a number if it is in `taken`, to which it is added."""
-    path = PurePosixPath(name.replace("\\", "/").rsplit("/", 1)[-1].strip(". ") or "photo")
+    """The end of the file's name, without folders, and with a number if it is in `taken`, to which it is added."""
+    path = PurePosixPath(name.replace("\\", "/").rsplit("/", 1)[-1].strip(". ")[-100:] or "photo")
     number, unused = 1, path.name
     while unused.lower() in taken:
         number += 1

@@ -61,8 +61,14 @@ def test_too_many(small_app):
     assert post(small_app, ("a", b"x", "")).status_code == 200
 
 
+def test_a_request_that_takes_too_long(small_app):
+    small_app.config["REQUEST_TIMEOUT"] = 0
+    assert post(small_app, ("a", b"x", "")).status_code == 503
+
+
 def test_names():
     taken = set()
+    assert unused_name("x" * 70_000 + ".jpg", taken) == "x" * 96 + ".jpg"
     names = ["a.jpg", "A.JPG", "x/a.jpg", "..\\b", "..", "", "a (2).jpg"]
     assert [unused_name(name, taken) for name in names] == [
         "a.jpg", "A (2).JPG", "a (3).jpg", "b", "photo", "photo (2)", "a (2) (2).jpg",
