@@ -41,14 +41,17 @@ async function add(items) {
   notice.hidden = true;
   const keys = await fileKeys(items);
   const known = new Set([...photos.values()].filter((photo) => !photo.error).map((photo) => photo.key));
-  for (const { key } of files.values()) known.add(key);
+  for (const [id, { key }] of files) if (!photos.get(id)?.error) known.add(key); // under way
   const fresh = [];
   for (const [index, { file, name }] of items.entries()) {
     const key = keys[index];
     if (known.has(key)) continue;
     known.add(key);
     const old = [...photos.values()].find((photo) => photo.key === key);
-    if (old) drop(old.id);
+    if (old) {
+      drop(old.id);
+      files.delete(old.id);
+    }
     last = Math.max(Date.now() + Math.random(), last + 1); // other tabs add photos too
     fresh.push({ id: last, key, file, name });
   }

@@ -190,6 +190,9 @@ def test_server_that_is_busy_and_one_that_is_away(visit):
         "status": "error", "message": "Too many photos are waiting."}))  # fmt: skip
     fill(page, photos(1, 5))
     expect(page.locator(".card .caption").nth(1)).to_have_text("Too many photos are waiting.")
+    page.set_input_files("#files", photos(1, 5))  # it is sent again, too
+    finished(page)
+    expect(page.locator(".card")).to_have_count(2)
     page.unroute_all()
     page.get_by_role("button", name="Try again").click()
     finished(page)
