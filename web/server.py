@@ -105,8 +105,8 @@ class BoundedChannel(HTTPChannel):
 def run(server: Any, app: Flask, ready: str) -> None:
     """Print ``ready`` and run the server until SIGTERM or Ctrl-C. SIGHUP reloads the model.
 
-    At the end, finish the requests under way, refuse new photos (503), and return, at the latest after
-    ``REQUEST_TIMEOUT``. Waitress's own `run` would cut answers that are being written.
+    At the end, finish the requests under way for at most ``REQUEST_TIMEOUT``, refuse new photos (503), and return when
+    the pictures that are being opened are done. Waitress's own `run` would cut answers that are being written.
     """
     stopping: threading.Event = app.extensions["stopping"]
 

@@ -96,7 +96,8 @@ def extract_features(
         encode: encodes pictures, in their order, instead of this process: `captioning.bulk.features.encode_on_ray`.
 
     An interrupted run continues where it stopped, and a finished one is not repeated, as long as encoder, names,
-    their order and the sizes of the files are the same. A picture that cannot be read is left out and listed in ``Features.failed``.
+    their order and the sizes of the files are the same. A picture that cannot be read is left out and listed in
+    ``Features.failed``.
     """
     path = Path(path)
     array_path = path.with_suffix(".npy")
