@@ -111,7 +111,7 @@ def test_compose_limits_what_the_container_may_do():
     service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["captioner"]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
-    assert service["mem_limit"] == "3g"
+    assert service["mem_limit"] == "4g"
 
 
 # Hugging Face

@@ -23,7 +23,7 @@ def show_error(error: HTTPException) -> Response:
         405: _("This address does not accept this kind of request."),
         413: _("The upload has more than %(megabytes)s MB or %(parts)s fields. Choose fewer or smaller photos.",
                megabytes=megabytes, parts=parts),
-        429: _("You have sent too many photos in a short time. Please wait a minute and try again."),
+        429: _("You have sent too many requests in a short time. Please wait and try again."),
         500: _("Something went wrong on our side, not with your photo. Please try again."),
     }  # fmt: skip
     if request.path == VIDEOS:

@@ -104,7 +104,7 @@ def test_more_pictures_than_at_a_time(app, send):
     app.config["MAX_PHOTOS"] = 1
     files = [photo(picture(n), f"{n}.png") for n in range(2)]
     response = send(photo(b"<img src=0.png><img src=1.png><img src=0.png>", "a.html"), *files)
-    assert "Only 1 pictures are done at a time" in response.text
+    assert "Only 1 pictures are captioned at a time" in response.text
     assert saved(response)[1].count(b"data-alt-draft") == 2
 
 
