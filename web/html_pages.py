@@ -107,7 +107,11 @@ def describe(missing: Missing, found: dict[str, dict[str, str]]) -> Row:
         return Row(image.line, image.source, **found[file])
     if file is not None:
         most = current_app.config["MAX_PHOTOS"]
-        problem = _("Only %(most)s pictures are captioned at a time. Send the new file again, with its pictures, for the next ones.", most=most)
+        problem = _(
+            "Only %(most)s pictures are captioned at a time. Send the new file again, with its pictures, "
+            "for the next ones.",
+            most=most,
+        )
     elif not image.source:
         problem = _("This image has no src attribute.")
     elif local_path(image) is None:
