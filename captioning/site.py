@@ -25,17 +25,7 @@ from captioning.worker_process import OutOfTime, ProcessLost, ask
 PAGES = (".html", ".htm", ".xhtml")
 MAX_UNPACKED = 64 * 2**20
 """Bytes of all that is read from a ZIP file: its pages and their pictures."""
-DAMAGED = (
-    BadZipFile,
-    NotImplementedError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    OverflowError,
-    zlib.error,
-    LZMAError,
-)
+DAMAGED = (BadZipFile, RuntimeError, EOFError, OSError, ValueError, OverflowError, zlib.error, LZMAError)
 """What `zipfile` raises for files that are damaged or encrypted."""
 MAX_IMAGES = 2000
 """Images without alt text, in all pages together."""
