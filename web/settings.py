@@ -48,10 +48,10 @@ def load_settings(config: Config, root: Path) -> None:
         ValueError: a setting is of the wrong kind, or its name seems to be misspelt; the message names it.
     """
     config.update(DEFAULTS, ARTIFACTS_DIR=os.environ.get("ARTIFACTS_DIR", root / "artifacts"))
-    for name in os.environ:  # not all others: Kubernetes sets some with this prefix
-        if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in DEFAULTS:
-            for meant in difflib.get_close_matches(name.removeprefix(PREFIX), DEFAULTS, n=1, cutoff=0.8):
-                raise ValueError(f"{name} is not a setting. Is {PREFIX}{meant} meant?")
+    names = [name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX)]
+    for name in set(names) - set(DEFAULTS):  # Kubernetes sets others with this prefix
+        if meant := difflib.get_close_matches(name, DEFAULTS, cutoff=0.8):
+            raise ValueError(f"{PREFIX}{name} is not a setting. Is {PREFIX}{meant[0]} meant?")
     config.from_prefixed_env(PREFIX.removesuffix("_"))
     for name, default in DEFAULTS.items():
         if not _is_valid(name, config[name], default):
@@ -74,6 +74,5 @@ def _is_valid(name: str, value: Any, default: Any) -> bool:
         return isinstance(value, list)
     if isinstance(value, bool) or not isinstance(value, (int, float) if name in SECONDS else int):
         return False
-    if not math.isfinite(value):
-        return False
-    return value >= (0 if name in MAY_BE_ZERO else 1) and (name != "BEAM_WIDTH" or value <= MAX_BEAM_WIDTH)
+    least = 0 if name in MAY_BE_ZERO else 1
+    return least <= value < math.inf and (name != "BEAM_WIDTH" or value <= MAX_BEAM_WIDTH)
