@@ -31,7 +31,7 @@ lint: .venv/dev
 train: .venv/train
 	mkdir -p data
 	for n in 01-data-preparation 02-model-training 03-model-evaluation; do \
-	    .venv/bin/papermill -p DATASET $(DATASET) $$n.ipynb data/$$n.ipynb || exit 1; \
+	    .venv/bin/papermill -r DATASET "$(DATASET)" $$n.ipynb data/$$n.ipynb || exit 1; \
 	done
 
 lock: .venv/dev

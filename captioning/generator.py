@@ -219,7 +219,7 @@ class CaptionGenerator:
         found = self._search(np.asarray(features, np.float32), max(beam_width, alternatives), language)
         results = []
         for b in range(len(features)):
-            ranked = [self._caption(found, b, k, language) for k in range(alternatives)]
+            ranked = [self._caption(found, b, k, language) for k in range(min(alternatives, found.tokens.shape[1]))]
             results.append(dataclasses.replace(ranked[0], alternatives=ranked))
         return results
 

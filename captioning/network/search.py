@@ -29,11 +29,12 @@ def make_search(
     and follows the decoder's weights as they change.
 
     Raises:
-        ValueError: the decoder cannot make captions of ``max_length`` words; by that function: the beam width is below
-            1 or beyond the vocabulary.
+        ValueError: the decoder cannot make captions of ``max_length`` words and an end token; by that function: the
+            beam width is below 1 or beyond the vocabulary.
     """
-    if max_length > getattr(decoder, "max_words", max_length):
-        raise ValueError(f"this decoder takes at most {decoder.max_words} words, not {max_length}: raise max_words")
+    longest = getattr(decoder, "max_words", max_length + 1) - 1
+    if max_length > longest:
+        raise ValueError(f"this decoder makes captions of at most {longest} words, not {max_length}: raise max_words")
 
     @functools.cache
     def compile_for(beam_width: int):

@@ -54,6 +54,7 @@ class Dataset:
         problems: what was skipped or repaired and why, one line a kind, with its count and first examples.
         translations: language → split → image name → captions, for each language other than English that the folder
             has captions in. Not every image needs to have some.
+        drawn: whether the splits were drawn at random, because the layout has none.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Dataset:
     captions: dict[str, dict[str, list[str]]]
     problems: tuple[str, ...]
     translations: dict[str, dict[str, dict[str, list[str]]]] = field(default_factory=dict)
+    drawn: bool = False
 
     def summary(self) -> str:
         """Images and captions of each split, and the problems, in a few lines for people."""
@@ -107,6 +109,9 @@ def load_dataset(folder: str | Path, seed: int = 0) -> Dataset:
             for language in [code for code in LANGUAGES if code != "en"]:
                 translated = _usable_captions(read_translations(folder, language, problems), problems, language)
                 by_split = {split: {i: translated[i] for i in images[split] if i in translated} for split in SPLITS}
+                used = {image for split in SPLITS for image in images[split]}
+                for image in sorted(translated.keys() - used):
+                    problems.add(f"captions in {language!r} of a photo that is not used skipped", image)
                 if any(by_split.values()):
                     translations[language] = by_split
             return Dataset(
@@ -115,22 +120,37 @@ def load_dataset(folder: str | Path, seed: int = 0) -> Dataset:
                 captions={split: {image: captions[image] for image in images[split]} for split in SPLITS},
                 problems=(*passed_over, *problems.lines()),
                 translations=translations,
+                drawn=source.splits is None,
             )
         passed_over.append(f"{found[0].name} passed over: no usable image")
         reasons += [f"{found[0].name} gives no usable image:", *(f"- {line}" for line in problems.lines())]
     raise _no_dataset(f"No usable data set in {folder}.", *reasons)
 
 
-def trained_splits(dataset: Dataset, folder: str | Path) -> dict[str, dict[str, list[str]]]:
+def trained_splits(dataset: Dataset, folder: str | Path, trained_on: str) -> dict[str, dict[str, list[str]]]:
     """The captions by split that the model in an artifacts folder was trained with, as `Dataset.captions`.
 
     They are in ``captions.pkl``: splits that are drawn change when photos are added to the data set. Without this file,
     or where it has none of these photos, they are those of the data set.
+
+    Args:
+        trained_on: the name of the data set that the model was trained on.
+
+    Raises:
+        DatasetError: the model was trained on this data set, but with which photos is unknown.
     """
     path = Path(folder) / "captions.pkl"
     splits = artifacts.read_pickle(path) if path.exists() else {split: {} for split in SPLITS}
     splits = {split: {n: c for n, c in splits[split].items() if n in dataset.image_paths} for split in SPLITS}
-    return splits if any(splits.values()) else dataset.captions
+    if any(splits.values()):
+        return splits
+    if dataset.drawn and dataset.name == trained_on:
+        raise DatasetError(
+            f"The model in {folder} was trained on {trained_on}, perhaps on photos that are test photos here: the "
+            f"splits of this copy are drawn at random. Use a copy with the official splits, such as Karpathy's "
+            f"dataset_{trained_on}.json beside the photos."
+        )
+    return dataset.captions
 
 
 def translated_splits(

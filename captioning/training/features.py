@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -24,11 +25,13 @@ class Features(Mapping):
     """Features by image name, read from disk when they are needed: ``features[name]`` is float16 (R, D).
 
     ``features.failed`` maps the pictures that could not be read to the reason. ``features.weights`` is the
-    `weights_checksum` of their encoder.
+    `weights_checksum` of their encoder, ``features.sizes`` the `sizes_checksum` of their files.
     """
 
-    def __init__(self, array: np.ndarray, rows: dict[str, int], failed: dict[str, str], weights: int | None = None):
-        self.array, self.rows, self.failed, self.weights = array, rows, failed, weights
+    def __init__(
+        self, array: np.ndarray, rows: dict[str, int], failed: dict[str, str], weights: int = 0, sizes: int = 0
+    ):
+        self.array, self.rows, self.failed, self.weights, self.sizes = array, rows, failed, weights, sizes
 
     def __getitem__(self, name: str) -> np.ndarray:
         row = self.array[self.rows[name]]
@@ -50,14 +53,26 @@ class Features(Mapping):
 
 
 def load_features(path: Path) -> Features:
-    """Open ``features.pkl`` and the array beside it. Raises ArtifactError if one is missing or does not fit."""
+    """Open ``features.pkl`` and the array beside it.
+
+    Raises:
+        ArtifactError: one of the two is missing, does not fit the other, or is not complete.
+    """
     path = Path(path)
     index = artifacts.read_pickle(path)
     try:
         array = np.load(path.with_name(index["array"]), mmap_mode="r", allow_pickle=False)
-        return Features(array, index["rows"], index["failed"], index["fingerprint"]["weights"])
+        fingerprint = index["fingerprint"]
+        missing = len(fingerprint["bytes"]) - index["done"]
+        sizes = sizes_checksum(fingerprint["bytes"])
+        features = Features(array, index["rows"], index["failed"], fingerprint["weights"], sizes)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise artifacts.ArtifactError(f"{path} does not fit its array ({error}): run notebook 01 again") from None
+    if missing:
+        raise artifacts.ArtifactError(
+            f"{path} lacks {missing} photos, because it was interrupted: run notebook 01 again"
+        )
+    return features
 
 
 Encoded = tuple[list[str], np.ndarray, dict[str, str]]
@@ -103,7 +118,7 @@ def extract_features(
     array_path = path.with_suffix(".npy")
     shape = (len(image_paths), encoder.regions, encoder.depth)
     fingerprint = {
-        "bytes": [(name, file.stat().st_size if file.exists() else None) for name, file in image_paths.items()],
+        "bytes": file_sizes(image_paths),
         "encoder": [encoder.network, encoder.image_size],
         "weights": weights_checksum(encoder),
         "view": view,
@@ -115,7 +130,9 @@ def extract_features(
             index = old
     if index["done"] == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
         np.lib.format.open_memmap(array_path, "w+", "float16", shape).flush()
+        _reserve(array_path)
         artifacts.write_pickle(path, index)
     if index["done"] < len(image_paths):
         array = np.lib.format.open_memmap(array_path, "r+")
@@ -134,6 +151,27 @@ def extract_features(
                     artifacts.write_pickle(path, index)
                 bar.update(len(good) + len(failed))
     return load_features(path)
+
+
+def _reserve(path: Path) -> None:
+    """Reserve the space of a file that has gaps: on a full disk, writing to its mapping would kill the process."""
+    size = path.stat().st_size
+    try:
+        with path.open("r+b") as file:
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: the features need {size / 1e9:.1f} GB", str(path)) from None
+
+
+def file_sizes(image_paths: Mapping[str, Path]) -> list[tuple[str, int | None]]:
+    """Image name and size of the file in bytes, None if it is missing."""
+    return [(name, file.stat().st_size if file.exists() else None) for name, file in image_paths.items()]
+
+
+def sizes_checksum(sizes: list[tuple[str, int | None]]) -> int:
+    """A number that changes with the names, their order and the sizes of the files."""
+    return zlib.crc32(repr(sizes).encode())
 
 
 def weights_checksum(model: keras.Model) -> int:

@@ -43,6 +43,8 @@ class Schedule(NamedTuple):
 SEVERAL_CAPTIONS = Schedule(5, 1, 20)  # per photo
 ONE_CAPTION = Schedule(6, 0, 25)  # per photo; one reference is too few for self-critical training
 
+PHOTOS_FOR_A_SLOPE = 30  # a line through fewer points follows their noise
+
 History = dict[str, list[float]]
 
 
@@ -60,7 +62,7 @@ def train_language(
     views: Sequence[Features],
     folder: Path,
     schedule: Schedule | None = None,
-    minimum_count: int | None = None,
+    minimum_count: int = 5,
     seed: int = 0,
     on_epoch: OnEpoch | None = None,
     workers: Workers = ONE,
@@ -78,13 +80,13 @@ def train_language(
         folder: for checkpoints; an interrupted run continues.
         seed: of the first weights, the batches and the samples.
         schedule: None: `SEVERAL_CAPTIONS`, or where photos have a single caption, `ONE_CAPTION`.
-        minimum_count: rarer words are not in the vocabulary; None: 5, or 3 for fewer than 20,000 captions.
+        minimum_count: rarer words are not in the vocabulary; at most 3 for fewer than 20,000 captions.
 
     Returns the decoder, its tokenizer, and stage → history.
     """
     texts = [text for captions in train.values() for text in captions]
     schedule = schedule or (ONE_CAPTION if len(texts) < 2 * len(train) else SEVERAL_CAPTIONS)
-    tokenizer = Tokenizer.fit(texts, minimum_count or (5 if len(texts) >= 20_000 else 3), language)
+    tokenizer = Tokenizer.fit(texts, minimum_count if len(texts) >= 20_000 else min(minimum_count, 3), language)
     settings = first.settings | {"vocabulary_size": len(tokenizer), "dropout": 0.3, "input_dropout": 0.2}
     decoder = build_decoder(first.name, shared=first, precision=first.dtype_policy.name, seed=seed, **settings)
     own = {id(variable) for variable in decoder.variables} - {id(variable) for variable in first.variables}
@@ -122,7 +124,8 @@ def fit_confidence(
 ) -> list[float]:
     """Slope and offset of the line from the mean probability of a caption's words to its confidence.
 
-    It is fitted to the `agreement` of captions with those of people, on every second validation photo.
+    It is fitted to the `agreement` of captions with those of people, on every second validation photo. With fewer than
+    `PHOTOS_FOR_A_SLOPE` of them, or if the slope is not positive, the confidence is the mean agreement for any caption.
     """
     half = list(validation)[::2]
     found: dict[str, Caption] = {}
@@ -130,8 +133,12 @@ def fit_confidence(
         names = half[start : start + 50]
         found.update(zip(names, generator.search(features.batch(names), language=language), strict=True))
     texts = {name: caption.text for name, caption in found.items()}
-    agreed = agreement(texts, {name: validation[name] for name in found}, train, language)
-    return np.polyfit([caption.confidence for caption in found.values()], list(agreed.values()), 1).tolist()
+    agreed = list(agreement(texts, {name: validation[name] for name in found}, train, language).values())
+    if len(agreed) >= PHOTOS_FOR_A_SLOPE:
+        slope, offset = np.polyfit([caption.confidence for caption in found.values()], agreed, 1).tolist()
+        if slope > 0:
+            return [slope, offset]
+    return [0.0, float(np.mean(agreed))]
 
 
 def write_confidence(
@@ -163,7 +170,8 @@ def add_languages(dataset_folder: str | Path, folder: str | Path) -> list[str]:
     folder = Path(folder)
     encoder, decoders, tokenizers, config = load_model(folder)
     dataset = load_dataset(dataset_folder, config["seed"])
-    english = trained_splits(dataset, folder)
+    print(dataset.summary(), flush=True)
+    english = trained_splits(dataset, folder, config["dataset"])
     images = {split: {n: dataset.image_paths[n] for n in english[split]} for split in ("train", "validation")}
     known = config.get("confidence", {})  # written last
     new = [code for code, splits in translated_splits(dataset, images).items() if code not in known and usable(splits)]
@@ -178,6 +186,7 @@ def add_languages(dataset_folder: str | Path, folder: str | Path) -> list[str]:
         train, validation = splits[language]["train"], splits[language]["validation"]
         decoders[language], tokenizers[language], _ = train_language(
             next(iter(decoders.values())), language, train, validation, features, views, work / language,
+            minimum_count=config["minimum_count"],
             on_epoch=lambda epoch, values, _: print(epoch + 1, {k: round(v, 2) for k, v in values.items()}, flush=True),
         )  # fmt: skip
     history = artifacts.read_pickle(folder / artifacts.HISTORY)
@@ -198,7 +207,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (DatasetError, artifacts.ArtifactError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print("Added: " + ", ".join(new) if new else "The model has all languages of the data set already.")
+    if new:
+        print("Added: " + ", ".join(new))
+    else:
+        print("No language added: the model has every language in which training and validation photos have captions.")
     return 0
 
 

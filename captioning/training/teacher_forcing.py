@@ -26,7 +26,7 @@ from captioning.network.search import MAX_LENGTH, make_search, max_beam_width
 from captioning.text import Tokenizer
 from captioning.training.augmentation import crop
 from captioning.training.evaluation import cider
-from captioning.training.features import Features, checksum, sample_sum
+from captioning.training.features import Features, checksum, file_sizes, sample_sum, sizes_checksum
 from captioning.training.reading import read_batches
 from captioning.training.workers import ONE, Workers
 
@@ -40,8 +40,9 @@ def caption_batches(
 ) -> list[tuple[list[str], np.ndarray]]:
     """One epoch of (image names, tokens int32 (B, C, T + 1)), shuffled by ``seed`` and ``epoch``.
 
-    A batch holds images with captions of similar length, and T is a multiple of four. So there is little padding, and
-    few shapes are compiled. C is the most captions that an image has, at most five. An image with fewer repeats some.
+    A batch holds images with captions of similar length, and T is a multiple of four or MAX_LENGTH + 1. So there is
+    little padding, and few shapes are compiled. C is the most captions that an image has, at most five. An image with
+    fewer repeats some.
     """
     captions_per_image = min(5, max(map(len, captions.values())))
     random = np.random.default_rng([seed, epoch])
@@ -85,7 +86,8 @@ class Training:
         decoder, tokenizer: what is trained, and how captions become ids.
         train, validation: image name → captions.
         folder: for checkpoints and the log. A run continues after the last finished epoch in this folder, if settings,
-            captions, features and first weights are the same. Otherwise it starts from the beginning.
+            captions, photos (their names and sizes), features and first weights are the same. Otherwise it starts from
+            the beginning.
         features: image name → (R, D) of every image, for training on features; or None.
         views: features of augmented training images. At each step an image is one of these or the original.
         encoder, image_paths: to fine-tune the encoder too, on pictures that are cropped and mirrored at random.
@@ -137,10 +139,13 @@ class Training:
             "label_smoothing": label_smoothing,
             "seed": seed,
             "learning_rate": learning_rate,
-            "features": [sample_sum(view, train) for view in (features, *views)] if features else None,
+            "features": [[sample_sum(view, train), view.sizes] for view in (features, *views)] if features else None,
             "decoder": [checksum(decoder), decoder.count_params()],
-            "encoder": [encoder_learning_rate, checksum(encoder)] if encoder else None,
+            "encoder": None,
         }
+        if encoder:
+            sizes = file_sizes({name: self.image_paths[name] for name in (*train, *validation)})
+            self.settings["encoder"] = [encoder_learning_rate, checksum(encoder), sizes_checksum(sizes)]
         self.steps = -(-len(train) // batch_size)
         self.search = make_search(decoder, tokenizer)
 

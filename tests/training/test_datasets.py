@@ -94,7 +94,8 @@ def test_captions_in_other_languages(tmp_path):
     }
     assert dataset.captions == load_dataset(write_flickr8k(tmp_path / "english")).captions
     assert "Deutsch: 2 train, 1 validation, 0 test captions" in dataset.summary()
-    assert "caption without a word skipped: 1" in the_problem(dataset)
+    assert "caption without a word skipped: 1" in dataset.problems[0]
+    assert dataset.problems[1:] == ("captions in 'de' of a photo that is not used skipped: 1 (x.jpg)",)
 
 
 def test_multi30k(tmp_path):
@@ -176,14 +177,33 @@ def test_the_drawn_split_does_not_depend_on_the_order_of_lines(tmp_path):
 def test_a_photo_that_comes_later_moves_no_other_into_another_split(tmp_path):
     write_kaggle_flickr8k(tmp_path)
     before = load_dataset(tmp_path)
-    assert trained_splits(before, tmp_path / "artifacts") == before.captions
     write_pickle(tmp_path / "artifacts" / "captions.pkl", before.captions)
     write_kaggle_flickr8k(tmp_path, 41)
     after = load_dataset(tmp_path)
     assert images(after) != images(before)
-    assert trained_splits(after, tmp_path / "artifacts") == before.captions
+    assert trained_splits(after, tmp_path / "artifacts", after.name) == before.captions
     other = load_dataset(draw_dataset(tmp_path / "other", images=24))
-    assert trained_splits(other, tmp_path / "artifacts") == other.captions
+    assert trained_splits(other, tmp_path / "artifacts", after.name) == other.captions
+
+
+def test_photos_that_the_model_may_have_been_trained_on_are_no_test_photos(tmp_path):
+    """Kaggle's copy of Flickr8k has no splits, and the model that ships has no ``captions.pkl``."""
+    write_kaggle_flickr8k(tmp_path / "flickr8k")
+    drawn = load_dataset(tmp_path / "flickr8k")
+    with pytest.raises(DatasetError, match="official splits"):
+        trained_splits(drawn, tmp_path, "flickr8k")
+    assert trained_splits(drawn, tmp_path, "flickr30k") == drawn.captions
+    write_flickr8k(tmp_path / "official")
+    official = load_dataset(tmp_path / "official")
+    assert trained_splits(official, tmp_path, "flickr8k") == official.captions
+
+
+def test_translations_of_other_photos_are_a_problem(tmp_path):
+    write_flickr8k(tmp_path)
+    write(tmp_path / "captions.de.txt", ["image,caption", "1000268201.jpg,Ein Hund ."])
+    dataset = load_dataset(tmp_path)
+    assert not dataset.translations
+    assert the_problem(dataset) == "captions in 'de' of a photo that is not used skipped: 1 (1000268201.jpg)"
 
 
 def test_translations_follow_the_splits_of_training(tmp_path):

@@ -3,6 +3,9 @@
 Slow: it converts an encoder.
 """
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
@@ -31,6 +34,28 @@ def test_features_are_those_of_single_pictures(encoder, tiny_encode, pictures, t
     assert features["5.jpg"].dtype == "float16"
     np.testing.assert_allclose(features["5.jpg"], expected, rtol=1e-2, atol=1e-3)
     np.testing.assert_array_equal(features.batch(["6.jpg", "0.jpg"])[1], features["0.jpg"])
+
+
+def test_features_of_some_photos_only_are_refused(encoder, pictures, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        yield next(read_batches(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(features_module, "read_batches", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(encoder, pictures, tmp_path / "features.pkl", batch_size=2)
+    with pytest.raises(ArtifactError, match="lacks 7 photos"):
+        load_features(tmp_path / "features.pkl")
+
+
+def test_a_full_disk_is_an_error(encoder, pictures, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match=r"No space left on device: the features need 0\.0 GB: .*features.npy"):
+        extract_features(encoder, pictures, tmp_path / "features.pkl")
+    assert not (tmp_path / "features.pkl").exists()
 
 
 def test_a_view_is_augmented_in_the_same_way_each_time(encoder, pictures, tmp_path):

@@ -88,7 +88,7 @@ def test_training_uses_all_views_and_validates_on_the_whole_photo(cls, uncompile
 
 
 def test_other_settings_captions_features_or_weights_start_from_the_beginning(uncompiled, tmp_path, monkeypatch):
-    """Slow: five runs."""
+    """Slow: six runs."""
     epochs = []
 
     def run(decoder=None, **settings):
@@ -99,12 +99,13 @@ def test_other_settings_captions_features_or_weights_start_from_the_beginning(un
     run()
     run(learning_rate=1e-2)
     run(features=Features(features.array + 1, features.rows, {}))
+    run(features=Features(features.array, features.rows, {}, sizes=1))
     monkeypatch.setitem(CAPTIONS, "0.jpg", ["red ball"])
     run()
     run(new_decoder(seed=1))
-    assert epochs == [0] * 5
+    assert epochs == [0] * 6
     run(new_decoder(seed=1))
-    assert epochs == [0] * 5, "the same settings"
+    assert epochs == [0] * 6, "the same settings"
 
 
 def test_a_stage_without_epochs_is_refused(tmp_path):

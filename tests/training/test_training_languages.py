@@ -61,3 +61,17 @@ def test_a_new_language_leaves_the_confidence_of_the_others(tmp_path, monkeypatc
     assert write_confidence(tmp_path, None, {"fr": {"train": {}, "validation": {}}}) == {"fr": [0.7, 0.3]}
     expected = {"en": [0.5, 0.1], "de": [0.6, 0.2], "fr": [0.7, 0.3]}
     assert read_pickle(tmp_path / "config.pkl") == {"grid": [7, 7], "confidence": expected}
+
+
+@pytest.mark.parametrize(("photos", "slope"), [(200, 2.0), (200, -2.0), (4, 2.0)])
+def test_the_confidence_is_constant_without_a_slope_to_trust(photos, slope):
+    """The captions of the validation photos have one to ten words, of which people wrote the first ones too."""
+    right = [i % 5 for i in range(photos)]
+    captions = {str(i): SimpleNamespace(text=" ".join(["dog"] * n + ["cat"] * (5 - n)), confidence=0.2 + n / 5 / slope)
+                for i, n in enumerate(right)}  # fmt: skip
+    generator = SimpleNamespace(search=lambda names, language: [captions[name] for name in names])
+    features = SimpleNamespace(batch=list)
+    people = {name: ["a dog"] for name in captions}
+    found = languages.fit_confidence(generator, features, {"1": ["dog"], "2": ["cat"]}, people, "en")
+    half = np.mean([n / 5 for n in right[::2]])
+    assert found == pytest.approx([2, -0.4] if (photos, slope) == (200, 2.0) else [0, half])
