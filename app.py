@@ -97,7 +97,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, OverflowError) as error:
         return fail(f"CAPTIONER_METRICS_LISTEN={app.config['METRICS_LISTEN']} {describe(error)}. Choose another port.")
     metrics.log_requests()
-    waitress_server = server.make_server(app, listener)
+    try:
+        waitress_server = server.make_server(app, listener)
+    except OSError as error:  # another program has begun to listen on the port since
+        return fail(f"{options.host} port {options.port} {describe(error)}. Choose another with --host or --port.")
     host = f"[{options.host}]" if ":" in options.host else options.host
     server.run(waitress_server, app, f"Captioner ready at http://{host}:{listener.getsockname()[1]}")
     return 0

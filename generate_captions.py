@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -45,11 +46,15 @@ Reading = list[tuple[Path, Future[Photo]]]
 
 
 def find_photos(arguments: Iterable[str]) -> list[Path]:
-    """The photos named on the command line. Folders are searched; their photos are sorted by name."""
+    """The photos named on the command line. Folders are searched; their photos are sorted by name.
+
+    Files that macOS writes beside photos (``._a.jpg``) are left out.
+    """
     photos = []
     for path in map(Path, arguments):
         if os.path.isdir(path):  # pathlib raises an error for a folder that may not be read
-            photos += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("._"))
+            photos += sorted(p for p in found if not p.is_dir())
         else:
             photos.append(path)
     return photos
@@ -127,11 +132,18 @@ def open_output(path: Path | None, mode: str = "w") -> contextlib.AbstractContex
     if path is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # file names as they are, even if they are not UTF-8
-        return contextlib.nullcontext(sys.stdout)
+        return flushed(sys.stdout)
     if path.exists() and not path.is_file():
         encoding, errors = (None, None) if "b" in mode else ("utf-8", "surrogateescape")
         return path.open(mode, encoding=encoding, errors=errors)
     return artifacts.replace_file(path.resolve(), mode)
+
+
+@contextlib.contextmanager
+def flushed(output: IO) -> Iterator[IO]:
+    """An open file, flushed at the end, so that a full disk is noticed."""
+    yield output
+    output.flush()
 
 
 def load_generator(language: str | None) -> CaptionGenerator:
@@ -290,8 +302,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:
         print(f"error: cannot write {options.output or 'to standard output'}: {error.strerror}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # what is left in the buffer would fail again at the exit, with another code
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 2
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes unfinished files on its way
     sys.exit(main())

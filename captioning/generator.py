@@ -119,8 +119,13 @@ class CaptionGenerator:
                 "%s holds no exported models: converting the Keras models takes half a minute. "
                 "To do it once: .venv/bin/python -m captioning.network.export %s", folder, folder,
             )  # fmt: skip
-            from captioning.network.export import convert_folder  # imports TensorFlow
-
+            try:
+                from captioning.network.export import convert_folder  # imports TensorFlow
+            except ImportError as error:
+                raise ArtifactError(
+                    f"{folder} holds no exported models, and {error.name} is not installed here. Where training is "
+                    f"installed, run: .venv/bin/python -m captioning.network.export {folder}"
+                ) from None
             encoder, searches, _ = convert_folder(folder)
             encode, search = encoder_of(encoder), ExportedSearch(searches)
         return cls(encode, search, tokenizers, config)

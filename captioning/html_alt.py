@@ -112,8 +112,9 @@ def answer(page: bytes) -> Iterator[list[Image]]:
     for node in tree.css("img"):
         attributes = node.attributes
         mark = next((name for name in attributes if name.startswith(MARK)), None)
-        decorative = "alt" in attributes or attributes.get("aria-hidden") == "true"
-        if mark is None or decorative or attributes.get("role") in ("presentation", "none"):
+        roles = (attributes.get("role") or "").lower().split()
+        hidden = (attributes.get("aria-hidden") or "").lower() == "true" or {"presentation", "none"} & set(roles)
+        if mark is None or "alt" in attributes or hidden:
             continue
         position = positions[int(mark.removeprefix(MARK))]
         source = (attributes.get("src") or "").strip()

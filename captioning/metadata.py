@@ -9,6 +9,7 @@ The text goes into the XMP properties `Iptc4xmpCore:AltTextAccessibility` and `d
 Photo Metadata Standard 2021.1, and, in JPEG and TIFF, into the older IPTC caption (IIM 2:120) too.
 """
 
+import contextlib
 import os
 import struct
 import unicodedata
@@ -64,9 +65,18 @@ def write_metadata(photo: Path, text: str, *, in_place: bool = False, overwrite:
     if new != old:
         with replace_file(target, "wb") as file:
             if old is not None:
-                os.chmod(file.name, target.stat().st_mode)
+                _keep_owner(target.stat(), file.name)
             file.write(new)
     return kept
+
+
+def _keep_owner(status: os.stat_result, path: str) -> None:
+    """Give a new file owner, group and rights of the file that it replaces, as far as the system permits."""
+    for owner in (status.st_uid, -1):  # only root may change the owner
+        with contextlib.suppress(OSError, AttributeError):  # Windows has no chown
+            os.chown(path, owner, status.st_gid)
+            break
+    os.chmod(path, status.st_mode)
 
 
 def embed(photo: bytes, text: str, overwrite: bool = False) -> tuple[bytes, list[str]]:

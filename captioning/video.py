@@ -116,7 +116,7 @@ def _open_video(file: BinaryIO, format: str, max_seconds: float, threads: int) -
     codec.thread_type, codec.thread_count = "AUTO", threads
     codec.options = {"max_pixels": str(MAX_PIXELS)}
     rate = float(stream.average_rate or stream.guessed_rate or 0)
-    if rate >= FULL_RATE:
+    if rate >= FULL_RATE and stream.frames:  # Matroska has no number of frames, so its rate may be too high
         codec.skip_frame = "NONREF"
 
     def read() -> Iterator[Frame]:

@@ -15,6 +15,7 @@ import pytest
 from helpers import ROOT, started
 
 import app
+from web.server import bind
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +38,24 @@ def test_port_in_use(capsys):
         f"Captioner cannot start: 127.0.0.1 port {port} is used by another program. "
         "Choose another with --host or --port.\n"
     )
+
+
+def test_port_that_is_taken_while_the_model_loads(monkeypatch, capsys):
+    """Two programs may bind a port on which neither listens yet."""
+    others = []
+
+    def load():
+        others.append(bind("127.0.0.1", port))
+        others[0].listen()
+        return create_app()
+
+    create_app = app.create_app
+    monkeypatch.setattr(app, "create_app", load)
+    with bind("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    assert app.main(["--port", str(port)]) == 2
+    assert "is used by another program" in capsys.readouterr().err
+    others[0].close()
 
 
 @pytest.mark.parametrize("arguments", [["--port", "70000"], ["--host", "203.0.113.1"]])

@@ -13,6 +13,7 @@ from unittest.mock import Mock, patch
 import numpy as np
 import pytest
 from clips import animation, clip
+from helpers import wait_until
 from PIL import Image
 
 from captioning.descriptions import to_srt, to_vtt
@@ -36,6 +37,13 @@ def photos(tmp_path_factory):
 
 def test_folders_are_searched_in_order(photos):
     assert [p.name for p in find_photos([str(photos)])] == ["a noise.png", "b.jpg", "c.jpg"]
+
+
+def test_what_is_no_photo_in_a_folder_is_left_out(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    for name in ("a.jpg", "._a.jpg", "folder.jpg/b.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert find_photos([str(tmp_path)]) == [tmp_path / "a.jpg", tmp_path / "folder.jpg" / "b.png"]
 
 
 def command(*arguments):
@@ -88,6 +96,27 @@ def test_output_that_cannot_be_written(in_process, photos, tmp_path, capsys):
         with patch.object(CaptionGenerator, "load", side_effect=AssertionError("asked before the work, not after it")):
             assert in_process([str(photos / "b.jpg"), "--output", str(tmp_path / output)]) == 2
         assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["text", "csv", "json"])
+def test_a_full_disk_behind_standard_output(photos, kind):
+    """Slow: it starts the program."""
+    line = [sys.executable, ROOT / "generate_captions.py", photos / "b.jpg", "--format", kind]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and "cannot write to standard output: No space left" in done.stderr
+
+
+@pytest.mark.slow
+def test_terminated(photos, tmp_path):
+    """Slow: it starts the program."""
+    line = [sys.executable, ROOT / "generate_captions.py", *[photos / "a noise.png"] * 5000, "--output", tmp_path / "a"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE) as process:
+        wait_until(lambda: list(tmp_path.iterdir()))
+        process.terminate()
+        assert process.wait(30) == 143
+    assert not list(tmp_path.iterdir())
 
 
 def test_output_through_a_link(in_process, photos, tmp_path):

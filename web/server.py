@@ -46,6 +46,7 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
         threads=app.config["QUEUE_LENGTH"] + CPU_COUNT * app.config["MAX_BATCH"] + 8,
         connection_limit=1000,
         asyncore_use_poll=True,  # more than 1024 open files
+        clear_untrusted_proxy_headers=not app.config["PROXIES"],  # ProxyFix reads them
         channel_request_lookahead=1,  # notices during a request that the client has gone
         recv_bytes=2**16,
         max_request_body_size=max(in_memory, clip),
@@ -127,7 +128,7 @@ def run(server: Any, app: Flask, ready: str) -> None:
 
     while not stopping.is_set():
         turn()
-    under_way = [channel for channel in server.active_channels.values() if channel.requests]
+    under_way = [c for c in server.active_channels.values() if c.requests or c.total_outbufs_len]
     deadline = time.monotonic() + app.config["REQUEST_TIMEOUT"]
     while any(c.connected and (c.requests or c.total_outbufs_len) for c in under_way) and time.monotonic() < deadline:
         turn()

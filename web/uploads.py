@@ -35,11 +35,14 @@ class UploadRequest(Request):
     """
 
     def _get_file_stream(self, *args: Any, **kwargs: Any) -> IO[bytes]:
-        if self.path != VIDEOS:
-            return io.BytesIO()
+        return tempfile.TemporaryFile() if self.path == VIDEOS else io.BytesIO()
+
+    def _load_form_data(self) -> None:
         try:
-            return tempfile.TemporaryFile()
-        except OSError:  # a container without a writable folder
+            super()._load_form_data()
+        except OSError:  # a full disk, or a container without a writable folder
+            if self.path != VIDEOS:
+                raise
             refuse_busy("no disk", _("This server has no disk space for clips. Tell its operator."))
 
 

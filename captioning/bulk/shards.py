@@ -162,8 +162,15 @@ def plan(found: pa.Table, shards: Shards, options: dict[str, Any], actors: int) 
                 f"{shards.output} holds captions with {name.replace('_', ' ')} {others.pop()}, "
                 f"but this run has {value}: choose another output"
             )
-    done = _without_twins(done, shards)
-    missing = found.join(done.select(["source", "version"]), ["source", "version"], join_type="left anti")
+    done, keys = _without_twins(done, shards), ["source", "version"]
+    unknown = pc.equal(found["version"], "")  # only a table names it: done if it has been opened
+    opened = done.filter(pc.is_valid(done["version"]))
+    missing = pa.concat_tables(
+        [
+            found.filter(pc.invert(unknown)).join(opened.select(keys), keys, join_type="left anti"),
+            found.filter(unknown).join(opened.select(["source"]), "source", join_type="left anti"),
+        ]
+    )
     missing = missing.join(done.select(["source", "shard"]), "source").sort_by("source")
     again, new = (missing.filter(mask) for mask in (pc.is_valid(missing["shard"]), pc.is_null(missing["shard"])))
     parts = [again.filter(pc.equal(again["shard"], name)) for name in pc.unique(again["shard"])]

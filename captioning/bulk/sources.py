@@ -7,6 +7,7 @@ not done as a whole. Paths are absolute: ``/folder/a.jpg`` or ``s3://bucket/fold
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 import tarfile
@@ -39,6 +40,8 @@ COLUMNS = ("image", "path", "bytes", "file", "file_name", "filename", "image_pat
 MAX_BYTES = 2**28
 """Larger files are refused: a photo of 50 million pixels has less, and a processor core holds several at a time."""
 
+log = logging.getLogger(__name__)
+
 Content = bytes | Callable[[], bytes]
 """A photo's file, or a function that fetches it and raises an `OSError` or `ImageError`."""
 
@@ -58,7 +61,7 @@ def find_sources(inputs: Iterable[str]) -> pa.Table:
         if not sources.num_rows:
             raise BulkError(f"{place} holds no photos")
         found.append(sources)
-    rest = [(name, "min") for name in SCHEMA.names[1:]]
+    rest = [("kind", "min"), ("version", "max"), ("photos", "min")]  # an unknown version is the smallest
     unique = pa.concat_tables(found).group_by("source").aggregate(rest)
     return unique.rename_columns(SCHEMA.names).sort_by("source")
 
@@ -130,8 +133,35 @@ def _find(place: str) -> pa.Table:
 
 
 def _search(files: pyarrow.fs.FileSystem, folder: str) -> list[pyarrow.fs.FileInfo]:
-    selector = pyarrow.fs.FileSelector(folder or "/", recursive=True, allow_not_found=True)
-    return [info for info in files.get_file_info(selector) if info.type == pyarrow.fs.FileType.File]
+    """The files in a folder and in those below it, without hidden twins of macOS (``._a.jpg``)."""
+    if isinstance(files, pyarrow.fs.LocalFileSystem):
+        found = files.get_file_info(_walk(folder or "/"))
+    else:
+        found = files.get_file_info(pyarrow.fs.FileSelector(folder, recursive=True, allow_not_found=True))
+    return [info for info in found if info.type == pyarrow.fs.FileType.File and not info.base_name.startswith("._")]
+
+
+def _walk(folder: str) -> list[str]:
+    """All paths below a local folder. What cannot be listed is reported, and does not stop the run as in pyarrow."""
+
+    def report(error: OSError) -> None:
+        log.warning("left out: %s (%s)", error.filename, error.strerror)
+
+    found, visited = [], set()
+    for parent, folders, names in os.walk(folder, onerror=report, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in visited:  # by a link to a folder above it, for example
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for path in (os.path.join(parent, name) for name in names):
+            try:
+                path.encode()
+                found.append(path)
+            except UnicodeEncodeError:
+                log.warning("left out: %r (its name is not UTF-8)", path)
+    return found
 
 
 def _suffix(file: pyarrow.fs.FileInfo) -> str:

@@ -3,6 +3,7 @@
 Slow: it captions many photos and starts processes.
 """
 
+import errno
 import json
 import os
 import subprocess
@@ -58,6 +59,31 @@ def test_folders_and_patterns(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert found("more") == [everything[2]]
     assert photos_of(folder / "b ü#1.png") == {everything[1]: (folder / "b ü#1.png").read_bytes()}
+
+
+def test_odd_entries_of_a_folder_do_not_stop_the_others(folder, caplog):
+    before = found(folder)
+    (folder / "more" / "._c.JPG").write_bytes(b"written by macOS")
+    (folder / "more" / "loop").symlink_to(folder)
+    (folder / os.fsdecode(b"m\xf6we.jpg")).write_bytes(picture())
+    assert found(folder) == found(f"{folder}/**/*.*") == before
+    assert {record.getMessage() for record in caplog.records} == {
+        f"left out: '{folder}/m\\udcf6we.jpg' (its name is not UTF-8)"
+    }
+
+
+def test_a_folder_that_cannot_be_listed_is_left_out(folder, monkeypatch, caplog):
+    """A test that runs as root may read all folders."""
+    real = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("more"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert len(found(folder)) == 3
+    assert caplog.messages == [f"left out: {folder}/more (Permission denied)"]
 
 
 def test_tables_of_paths(folder):
@@ -157,6 +183,12 @@ def test_only_what_is_missing_is_done(output, folder):
     same = [str(folder / name) for name in ("b ü#1.png", "more/c.JPG", "z.jpg")]
     assert output.rows.loc[same].equals(before.loc[same]), "also of a photo that is gone"
     assert output.run(folder) == []
+
+
+def test_photos_of_a_folder_that_a_table_names_too_are_done(output, folder):
+    (folder / "list.csv").write_text("image\na.jpg\nmore/c.JPG\n")
+    assert len(output.run(folder)) == 4
+    assert output.run(folder / "list.csv") == output.run(folder, folder / "list.csv") == output.run(folder) == []
 
 
 def test_what_cannot_be_opened_is_tried_again(output, folder):

@@ -1,13 +1,16 @@
 """Captions of the model that ships."""
 
+import shutil
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from helpers import picture
+from helpers import ROOT, picture
 from PIL import Image
 
+from captioning.artifacts import EXPORTED, ArtifactError, write_manifest
 from captioning.exported import MODELS_IN_MEMORY, ExportedSearch, Hypotheses
 from captioning.generator import CaptionGenerator
 from captioning.images import ImageError
@@ -106,6 +109,25 @@ def test_a_decoder_without_attention_gives_words_without_attention():
     assert [word.probability for word in caption.words] == pytest.approx([0.5, 0.8])
     assert caption.probability == pytest.approx(0.36)
     assert caption.confidence == pytest.approx(0.5 * 0.36 ** (1 / 3) + 0.1)
+
+
+def test_a_tiny_vocabulary_has_fewer_alternatives():
+    tokenizer = Tokenizer.fit(["a dog"], 1)
+    tokens = np.full((1, 2, 4), tokenizer.end)
+    found = Hypotheses(tokens, np.zeros((1, 2, 4), "float32"), None, np.zeros((1, 2)))
+    generator = CaptionGenerator(None, lambda *_: found, {"en": tokenizer}, {"grid": (2, 2)})
+    [caption] = generator.search(np.zeros((1, 4, 6)), alternatives=3)
+    assert len(caption.alternatives) == 2
+
+
+def test_keras_models_without_tensorflow(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "artifacts", tmp_path, dirs_exist_ok=True)
+    for name in EXPORTED:
+        (tmp_path / name).unlink()
+    write_manifest(tmp_path)
+    monkeypatch.setitem(sys.modules, "captioning.network.export", None)
+    with pytest.raises(ArtifactError, match=r"export is not installed here. .* run: .*captioning.network.export"):
+        CaptionGenerator.load(tmp_path)
 
 
 def test_a_search_keeps_the_models_used_last_in_memory(monkeypatch):

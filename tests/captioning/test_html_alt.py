@@ -51,6 +51,7 @@ def images(page: bytes) -> list[Image]:
         ('<base href="pics/"><img src="a.jpg">', ["pics/a.jpg"]),
         ('<img src="a&amp;b&#x2e;jpg">', ["a&b.jpg"]),
         ("<img src='http://[oops/a.jpg'>", ["http://[oops/a.jpg"]),
+        ('<img src=a role="none presentation"><img src=b ROLE=None><img src=c aria-hidden="TRUE">', []),
         ("<img", []),
         ("", []),
     ],

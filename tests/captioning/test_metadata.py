@@ -195,6 +195,21 @@ def test_a_link_stays_a_link_and_unchanged_files_are_not_touched(tmp_path):
     assert link.is_symlink() and b"A dog." in path.read_bytes()
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give files to others")
+def test_owner_group_and_rights_stay(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(encoded("JPEG"))
+    path.chmod(0o640)
+    os.chown(path, 1234, 1235)
+    write_metadata(path, "A dog.", in_place=True)
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (
+        1234,
+        1235,
+        0o640,
+    ) and b"A dog." in path.read_bytes()
+
+
 def test_old_character_sets_stay():
     """Without a mark for UTF-8 the other fields are Latin-1, and so must the caption be."""
     city = b"\x1c\x02\x5a\x00\x05K\xf6ln "

@@ -82,6 +82,12 @@ def test_variable_frame_rate():
     assert [shot.start for shot in shots] == pytest.approx(expected, abs=0.15)
 
 
+def test_few_frames_at_a_high_nominal_rate():
+    """Matroska keeps the nominal rate. The third frame is one that no other needs."""
+    data = clip(((1, 2.0), (2, 2.0), (3, 2.0), (4, 2.0)), "matroska", times=(0, 2, 4, 6), bf="2", b_adapt="0")
+    assert [shot.start for shot in read(data)] == pytest.approx([0, 2, 4, 6])
+
+
 @pytest.mark.parametrize("format", ["GIF", "WEBP"])
 def test_a_slide_show_has_a_cut_at_each_frame(format):
     shots = read(animation(tuple((n, 1.0) for n in range(6)), format, 1.0))

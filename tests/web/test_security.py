@@ -1,6 +1,8 @@
 """Headers, the rate limit and other origins."""
 
-from helpers import picture
+import http.client
+
+from helpers import Serving, picture
 
 from app import create_app
 
@@ -37,8 +39,13 @@ def test_rate_limit_is_on_by_default(model):
 
 def test_rate_limit_for_each_client_behind_a_proxy(make_app, monkeypatch):
     monkeypatch.setenv("CAPTIONER_PROXIES", "1")
-    client = make_app(RATE_LIMIT="1 per minute").test_client()
-    codes = [client.post("/", headers={"X-Forwarded-For": f"192.0.2.{n}"}).status_code for n in (1, 2, 1)]
+    with Serving(make_app(RATE_LIMIT="1 per minute")) as (_, (host, port)):
+        codes = []
+        for n in (1, 2, 1):
+            connection = http.client.HTTPConnection(host, port, timeout=60)
+            connection.request("POST", "/", headers={"X-Forwarded-For": f"192.0.2.{n}"})
+            codes.append(connection.getresponse().status)
+            connection.close()
     assert codes == [400, 400, 429]
 
 

@@ -103,6 +103,7 @@ model.gate.clear()
 threading.Thread(target=work_after_a_line, daemon=True).start()
 listener = server.bind("127.0.0.1", 0)
 captioner = create_app({"MAX_BATCH": 1}, model)
+captioner.add_url_rule("/large", view_func=lambda: bytes(2**25))
 metrics.log_requests()
 waitress_server = server.make_server(captioner, listener)
 server.run(waitress_server, captioner, str(listener.getsockname()[1]))
@@ -135,6 +136,23 @@ def test_stop_finishes_what_has_begun(number):
         assert [line["status"] for line in lines if line["method"] == "POST"] == [503, 200, 200, 200]
     with pytest.raises(OSError):
         socket.create_connection(address)
+
+
+@pytest.mark.slow
+def test_stop_finishes_answers_that_are_being_sent():
+    """Slow: it starts a server."""
+    command = [sys.executable, "-c", BUSY_SERVER]
+    with started(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+        address = "127.0.0.1", int(server.stdout.readline())
+        with connect(address) as slow:
+            slow.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            file = slow.makefile("rb")
+            file.read(1000)
+            time.sleep(0.5)  # the application is done; the server holds the rest
+            server.terminate()
+            time.sleep(0.5)
+            assert len(file.read()) > 2**25 - 1000
+        assert server.wait(60) == 0
 
 
 @pytest.mark.slow

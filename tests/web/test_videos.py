@@ -1,6 +1,7 @@
 """Clips over HTTP: jobs, results, limits, and that nothing stays."""
 
 import contextlib
+import errno
 import http.client
 import io
 import os
@@ -193,6 +194,18 @@ def test_a_failing_model_is_500(small_app, model):
 def test_no_writable_folder_is_503(small_app, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     assert start(small_app).status_code == 503
+
+
+def test_a_full_disk_is_503(small_app, monkeypatch):
+    """It is full when the clip is written, not when its file is made."""
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", Full)
+    answer = start(small_app)
+    assert answer.status_code == 503 and "no disk space" in answer.json["message"]
 
 
 def test_a_large_clip_over_the_wire_leaves_no_file(make_app):
