@@ -7,14 +7,19 @@ import { download, fill, guardEdits, isUnreadable, onDrop, onPaste, texts } from
 import { offerSpeech } from "./speech.js";
 
 const PARALLEL = 4; // photos sent at a time: the server captions them in one batch
+const TRIES = 4; // for a photo that the server is too busy for, or does not get
+const BUSY = [0, 429, 502, 503, 504]; // 0: no answer
 
 const form = document.querySelector("#upload");
 const options = document.querySelector("#options");
+const language = document.querySelector("select[name=language]");
 const results = document.querySelector("#results");
 const captions = document.querySelector("#captions");
 const tools = results.querySelectorAll(".tools button");
 const status = document.querySelector("#status");
-const waiting = []; // {file, key, card, request} in the order they came
+const waitingText = document.querySelector("#waiting").content.querySelector(".caption").textContent;
+const storage = openStorage();
+const waiting = []; // {file, key, action, card, request} in the order they came
 const active = new Set();
 const kept = new Map(); // card → {key, html}: its key in sessionStorage, and the HTML from the server
 const unsaved = new Set(); // cards that are not in sessionStorage: they did not fit, or they came without script
@@ -30,7 +35,7 @@ function fromTemplate(id) {
 // Sending
 
 function add(files) {
-  const jobs = [...files].map((file) => ({ file, key: `photo ${(added += 1)}` }));
+  const jobs = [...files].map((file) => ({ file, key: `photo ${(added += 1)}`, action: form.action }));
   if (!jobs.length) return;
   document.querySelector("main > .problem")?.remove();
   captions.append(...jobs.map(waitingCard));
@@ -56,7 +61,7 @@ function next() {
   for (const button of tools) button.disabled = active.size > 0;
 }
 
-async function send(job) {
+async function send(job, tries = 1) {
   const { file, card } = job;
   const [text, bar] = card.querySelectorAll(".caption, progress");
   active.add(job);
@@ -67,14 +72,20 @@ async function send(job) {
   const body = new FormData();
   body.append("image", file, file.name);
   const request = (job.request = new XMLHttpRequest()); // fetch() does not report upload progress
-  request.open("POST", form.action);
+  request.open("POST", job.action);
   request.responseType = "document";
   request.upload.onprogress = (event) => (bar.value = event.loaded / event.total);
   request.upload.onload = () => {
     bar.removeAttribute("value");
     text.textContent = texts.writing;
   };
-  request.onload = request.onerror = () => finish(job, answerCard(job));
+  request.onload = request.onerror = () => {
+    if (!BUSY.includes(request.status) || tries === TRIES) return finish(job, answerCard(job));
+    text.textContent = waitingText;
+    bar.value = 0;
+    const seconds = request.getResponseHeader("Retry-After") ?? 2 ** (tries - 1);
+    setTimeout(() => active.has(job) && send(job, tries + 1), 1000 * seconds);
+  };
   request.send(body);
 }
 
@@ -137,7 +148,7 @@ function replace(old, card) {
 
 function remove(card) {
   const neighbour = card.nextElementSibling ?? card.previousElementSibling;
-  sessionStorage.removeItem(kept.get(card)?.key);
+  storage.removeItem(kept.get(card)?.key);
   for (const cards of [kept, unsaved, edited]) cards.delete(card);
   status.textContent = fill(texts.removed, { name: card.querySelector(".name").textContent });
   card.remove();
@@ -204,17 +215,27 @@ function onClick(button, action) {
 async function copyText(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => texts.copied, () => texts.uncopied);
   const field = Object.assign(document.createElement("textarea"), { value: text }); // no clipboard over plain HTTP
+  const focused = document.activeElement;
   document.body.append(field);
   field.select();
   const copied = document.execCommand("copy");
   field.remove();
+  focused.focus({ preventScroll: true });
   return copied ? texts.copied : texts.uncopied;
 }
 
 // Keeping the cards when this tab is reloaded
 
+function openStorage() {
+  try {
+    return sessionStorage;
+  } catch {
+    return { setItem: null, removeItem() {}, clear() {} }; // this browser stores nothing, so that each card stays unsaved
+  }
+}
+
 function savedKeys() {
-  return Object.keys(sessionStorage)
+  return Object.keys(storage)
     .filter((key) => key.startsWith("photo "))
     .sort((a, b) => a.slice(6) - b.slice(6));
 }
@@ -223,7 +244,7 @@ function save(card) {
   const { key, html } = kept.get(card) ?? {};
   if (!key) return void unsaved.add(card); // the card is part of an answer to the form without script
   try {
-    sessionStorage.setItem(key, JSON.stringify({ html, text: card.querySelector("textarea").value, chosen: card.dataset.chosen }));
+    storage.setItem(key, JSON.stringify({ html, text: card.querySelector("textarea").value, chosen: card.dataset.chosen }));
     unsaved.delete(card);
   } catch {
     unsaved.add(card); // no room: the browser asks before it leaves the page
@@ -232,7 +253,7 @@ function save(card) {
 
 function restore() {
   for (const key of savedKeys()) {
-    const { html, text, chosen } = JSON.parse(sessionStorage.getItem(key));
+    const { html, text, chosen } = JSON.parse(storage.getItem(key));
     const card = new DOMParser().parseFromString(html, "text/html").querySelector(".photo");
     const field = card.querySelector("textarea");
     const sentences = [...card.querySelectorAll(".choices li span")].map((choice) => choice.textContent);
@@ -260,7 +281,7 @@ document.querySelector("#clear").addEventListener("click", (event) => {
   for (const { request } of active) request?.abort();
   active.clear();
   unsaved.clear();
-  sessionStorage.clear();
+  storage.clear();
 });
 
 // Choosing, pasting and dropping photos
@@ -288,7 +309,12 @@ onDrop(form, (transfer) => add(transfer.files));
 // The options are in the address, so that they can be bookmarked and shared.
 options.addEventListener("submit", (event) => event.preventDefault());
 document.addEventListener("input", (event) => {
-  if (event.target.form !== options || !options.reportValidity()) return;
+  if (event.target !== language && event.target.form !== options) return;
+  if (language) options.elements.language.value = language.value;
+  if (!options.checkValidity()) {
+    options.parentElement.open = true; // a closed one hides the message
+    return options.reportValidity();
+  }
   const action = new URL(form.action); // the address of an error page may be another one
   action.search = new URLSearchParams(new FormData(options));
   form.action = action;

@@ -72,10 +72,12 @@ async function ask(current, failures = 0) {
 function finish(current, message, segments) {
   if (job !== current) return;
   job = null;
+  const focused = work.contains(document.activeElement);
   work.hidden = true;
   if (current.url) forget(current.url);
   if (message) fail(message);
   else showTimeline(current.file, segments);
+  if (focused) ((message ? null : timeline.querySelector("textarea")) ?? input).focus({ preventScroll: true });
 }
 
 function cancel() {

@@ -83,6 +83,7 @@ def caption_photos(query: PageOptions) -> tuple[str, int]:
     files = several_uploads() or sample()
     if not files:
         abort(400, _("No photo was chosen. Choose one or more, then try again."))
+    query.language = caption_language(request.form.get("language") or query.language)  # the form's, without script
     photos = [describe(file, query) for file in files]
     for photo in photos:
         if "answer" in photo:

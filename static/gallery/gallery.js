@@ -35,7 +35,7 @@ const busy = () => sender.busy || unsaved > 0;
 
 // Adding and sending
 
-const sender = new Sender({ address, limit: Number(limit), texts }, keep, showProgress);
+const sender = new Sender({ limit: Number(limit), texts }, keep, showProgress);
 
 async function add(items) {
   notice.hidden = true;
@@ -62,8 +62,10 @@ async function add(items) {
 
 function send(items) {
   const chosen = find("#upload select")?.value;
-  sender.address = chosen ? `${address}?language=${chosen}` : address;
-  for (const item of items) files.set(item.id, item);
+  for (const item of items) {
+    item.address = chosen ? `${address}?language=${chosen}` : address;
+    files.set(item.id, item);
+  }
   sender.add(items);
 }
 
@@ -98,7 +100,8 @@ function drop(id) {
 
 function showProgress() {
   const { done, total, failed, rate } = sender;
-  const finished = !busy() && total > 0;
+  const cancelled = !sender.busy && done < total; // while the small copies of others may still be made
+  const finished = total > 0 && (cancelled || !busy());
   sending.hidden = !total;
   sending.querySelector("progress").max = total || 1;
   sending.querySelector("progress").value = done;
@@ -111,7 +114,7 @@ function showProgress() {
     parts.push(fill(texts.rate, { rate: decimal.format(rate) }), fill(texts.left, { time }));
   }
   if (failed) parts.push(fill(texts.failed, { count: failed }));
-  if (finished) parts.unshift(done < total ? texts.cancelled : texts.finished);
+  if (finished) parts.unshift(cancelled ? texts.cancelled : texts.finished);
   sending.querySelector(".count").textContent = parts.join(" · ");
   const waiting = finished && [...files.keys()].some((id) => photos.get(id)?.error);
   const focused = sending.contains(document.activeElement);
@@ -343,16 +346,18 @@ onChangeElsewhere((id) => {
   takeChanges();
 });
 
-/** Reads the photos that another tab has changed; not those under review, but afterwards. */
+/** Reads the photos that another tab has changed. During a review, the photo shown and those removed wait for its end. */
 async function takeChanges() {
-  if (find("#review").open || unstored) return;
+  const reviewing = () => find("#review").open;
   const all = changed.has(null);
-  const ids = all ? [...photos.keys()] : [...changed];
-  changed.clear();
+  if (unstored || (all && reviewing())) return;
+  const ids = (all ? [...photos.keys()] : [...changed]).filter((id) => !reviewing() || id !== review.shown);
+  for (const id of all ? [null, ...changed] : ids) changed.delete(id);
   if (all) forgetThumbnails();
   for (const id of ids) {
     const photo = await loadPhoto(id).catch(() => photos.get(id));
-    if (photo) photos.set(id, photo);
+    if (photo && !(reviewing() && id === review.shown)) photos.set(id, photo);
+    else if (reviewing()) changed.add(id);
     else photos.delete(id);
   }
   if (ids.length) schedule();

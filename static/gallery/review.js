@@ -25,7 +25,7 @@ export class Review {
     document.addEventListener("keydown", (event) => dialog.open && this.#key(event)); // a click may take the focus away
     dialog.addEventListener("close", () => {
       this.#hush();
-      hooks.closed(this.#order[this.#at]);
+      hooks.closed(this.shown);
     });
     this.field.addEventListener("input", () => this.#edit());
     this.field.addEventListener("blur", () => (this.#editing = false));
@@ -43,8 +43,13 @@ export class Review {
     this.#button("accept").focus();
   }
 
+  /** The id of the photo in the dialog. */
+  get shown() {
+    return this.#order[this.#at];
+  }
+
   get #photo() {
-    return this.hooks.get(this.#order[this.#at]);
+    return this.hooks.get(this.shown);
   }
 
   #button(action) {
@@ -104,7 +109,11 @@ export class Review {
     key.textContent = index + 1;
     sure.textContent = this.hooks.sure(choice);
     button.append(key, " ", text, " ", sure);
-    button.addEventListener("click", () => this.#change({ text: text.textContent, decorative: false }, ""));
+    button.addEventListener("click", () => {
+      const focused = document.activeElement === button;
+      this.#change({ text: text.textContent, decorative: false }, "");
+      if (focused) this.choices.children[index].firstElementChild.focus();
+    });
     item.append(button);
     return item;
   }

@@ -14,7 +14,7 @@ export class Sender {
   #start = 0;
 
   /**
-   * @param {{address: string, limit: number, texts: object}} settings limit: bytes of a request
+   * @param {{limit: number, texts: object}} settings limit: bytes of a request
    * @param {(item: object, answer: object) => void} onAnswer an answer is {caption, alternatives, …}, or {error, again}
    * @param {() => void} onProgress
    */
@@ -32,7 +32,7 @@ export class Sender {
     return this.done / ((performance.now() - this.#start) / 1000);
   }
 
-  /** @param {{file: File, name: string}[]} items */
+  /** @param {{file: File, name: string, address: string}[]} items address: where it is sent */
   add(items) {
     if (!this.busy) this.reset();
     this.#queue.push(...items);
@@ -80,8 +80,9 @@ export class Sender {
     const room = this.limit - 2 ** 14; // the rest is for the form around the photos
     let size = 0;
     let count = 0;
-    while (count < Math.min(GROUP, this.#queue.length) && (!count || size + this.#queue[count].file.size <= room)) {
-      size += this.#queue[count].file.size;
+    for (const { file, address } of this.#queue.slice(0, GROUP)) {
+      if (count && (size + file.size > room || address !== this.#queue[0].address)) break;
+      size += file.size;
       count += 1;
     }
     return this.#queue.splice(0, count);
@@ -105,7 +106,7 @@ export class Sender {
     for (const { file, name } of items) body.append("image", file, name);
     let response;
     for (let wait = 1; wait < 2 ** TRIES && !signal.aborted; wait *= 2) {
-      response = await fetch(this.address, { method: "POST", body, signal }).catch(() => null);
+      response = await fetch(items[0].address, { method: "POST", body, signal }).catch(() => null);
       if (response && !BUSY.includes(response.status)) break;
       await pause(1000 * (response?.headers.get("Retry-After") ?? wait), signal);
     }
@@ -118,7 +119,8 @@ export class Sender {
       for (const item of items) answers.push(...(await this.#post([item], signal)));
       return answers;
     }
-    return items.map(() => ({ error: answer?.message ?? this.texts.unreachable, again: BUSY.includes(response?.status ?? 503) }));
+    const again = !response || response.status === 429 || response.status >= 500;
+    return items.map(() => ({ error: answer?.message ?? this.texts.unreachable, again }));
   }
 }
 

@@ -31,7 +31,15 @@ export const loadPhotos = () => transact(["photos"], "readonly", (photos) => pho
 
 export const loadPhoto = (id) => transact(["photos"], "readonly", (photos) => photos.get(id));
 
-const channel = new BroadcastChannel("gallery"); // to the same page in other tabs
+const channel = openChannel(); // to the same page in other tabs
+
+function openChannel() {
+  try {
+    return new BroadcastChannel("gallery");
+  } catch {
+    return { postMessage() {} }; // this browser stores nothing, so that there is nothing to announce
+  }
+}
 
 /** Announces to other tabs that a photo was changed or removed; without `id`, that all were removed. */
 export const announceChange = (id = null) => channel.postMessage(id);

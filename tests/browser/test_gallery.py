@@ -170,6 +170,47 @@ def test_cancel_and_go_on_later(visit, tmp_path):
     expect(page.get_by_role("alert")).to_have_text("These photos are already in the gallery.")
 
 
+def test_cancel_while_small_copies_are_made(visit, tmp_path):
+    files = [tmp_path / f"{n}.png" for n in range(24)]
+    for n, file in enumerate(files):
+        file.write_bytes(picture(n))
+    page, sent = visit("gallery"), []
+
+    def hold_all_but_the_first(route):
+        sent.append(route)
+        if len(sent) == 1:
+            route.continue_()
+
+    page.route("**/thumbnailer.js", lambda route: None)
+    page.route("**/api/captions*", hold_all_but_the_first)
+    page.reload()
+    page.set_input_files("#files", files)
+    expect(page.locator(".card")).to_have_count(8)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#sending .count")).to_have_text("Cancelled · 8 of 24 photos")
+    page.unroute("**/api/captions*")
+    with page.expect_request("**/api/captions*"):
+        page.set_input_files("#files", files)
+    expect(page.locator(".card")).to_have_count(24)
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_photos_that_wait_keep_their_language(visit):
+    page, held, free = visit("gallery"), [], []
+    page.route("**/api/captions*", lambda route: route.continue_() if free else held.append(route))
+    page.set_input_files("#files", photos(26))
+    expect(page.locator("#sending .count")).to_contain_text("0 of 26")
+    page.get_by_label("Language of the captions").select_option("Deutsch")
+    page.set_input_files("#files", photos(2, 26))
+    expect(page.locator("#sending .count")).to_contain_text("0 of 28")
+    free.append(True)
+    for route in held:
+        route.continue_()
+    finished(page)
+    rows = [(row["image"], row["language"]) for row in json.loads(downloaded(page, "JSON"))]
+    assert sorted(rows) == sorted((f"{n}.png", "en" if n < 26 else "de") for n in range(28))
+
+
 def test_server_that_is_busy_and_one_that_is_away(visit, tmp_path):
     page, asked = visit("gallery"), []
 
@@ -357,6 +398,10 @@ def test_the_focus_is_never_lost(visit):
     page.get_by_label("Show").select_option("Reviewed")
     found(page, "^1 of 49 photos")
     page.locator(".card button").press("Enter")
+    second = page.locator("#review .choices button").nth(1)
+    second.press("Enter")
+    expect(second).to_be_focused()
+    expect(second).to_have_attribute("aria-pressed", "true")
     page.keyboard.press("Delete")
     expect(page.locator("#found")).to_be_focused()
 
@@ -461,9 +506,14 @@ def test_two_tabs_show_the_same(visit):
     other.get_by_role("dialog").get_by_role("button", name="Remove").click()
     expect(other.locator("#place")).to_have_text("Photo 2 of 2")
     expect(page.get_by_label("Text to publish")).to_have_value("Made in the other tab.")
+    other.get_by_label("Text to publish").fill("The last one.")  # of a photo that is not under review here
+    other.wait_for_timeout(500)
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_label("Text to publish")).to_have_value("The last one.")
     page.keyboard.press("Escape")
     expect(page.locator(".card")).to_have_count(2)
 
+    other.keyboard.press("Escape")  # ends the edit
     other.keyboard.press("Escape")
     other.set_input_files("#files", photos(1, 3))
     expect(page.locator(".card")).to_have_count(3)

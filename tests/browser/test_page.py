@@ -178,6 +178,50 @@ def test_server_that_went_away_and_came_back(chromium, address, caption):
     page.close()
 
 
+def test_a_short_outage_needs_no_click(chromium, address, caption):
+    """Neither the network's nor the server's."""
+    page, sent = chromium.new_page(locale="en"), []
+    page.goto(address)
+
+    def fail(route):
+        sent.append(route)
+        if len(sent) == 1:
+            return route.abort()
+        if len(sent) == 2:
+            return route.fulfill(status=503, headers={"Retry-After": "1"})
+        return route.continue_()
+
+    page.route(lambda url: urlsplit(url).path == "/", fail)
+    card = describe(page)
+    expect(card.locator("h2")).to_have_text(caption(picture()))
+    assert len(sent) == 3
+    page.close()
+
+
+def test_a_photo_that_waits_keeps_its_options(visit, caption):
+    page = visit()
+    _held, release = hold(page)
+    page.set_input_files("#photos", [upload(f"{n}.png") for n in range(5)])
+    expect(page.locator(".waiting")).to_have_count(5)
+    page.get_by_label("Language of the captions").select_option("Deutsch")
+    release()
+    done(page, 5)
+    expect(page.locator(".photo h2")).to_have_text([caption(picture())] * 5)
+
+
+def test_a_browser_that_stores_nothing(visit, caption):
+    page = visit()
+    page.add_init_script(
+        "Object.defineProperty(window, 'sessionStorage', { get() { throw new DOMException('no'); } });"
+    )
+    page.reload()
+    card = describe(page)
+    expect(card.locator("h2")).to_have_text(caption(picture()))
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("link", name="Start again").click()
+    expect(page.locator(".photo")).to_have_count(0)
+
+
 # A photo and its caption
 
 
@@ -266,6 +310,21 @@ def test_another_caption_does_not_replace_a_text_of_ones_own_without_a_question(
     page.locator(".choices button").nth(0).click()
     expect(field).to_have_value(caption(picture()))
     assert len(questions) == 2
+
+
+def test_copy_over_plain_http(visit):
+    """There is no navigator.clipboard then."""
+    page = visit()
+    describe(page)
+    page.get_by_label("Text to publish").fill("Made by a person.")
+    page.evaluate("delete Navigator.prototype.clipboard")
+    button = page.locator(".copy")
+    button.press("Enter")
+    expect(button).to_have_text("Copied")
+    expect(button).to_be_focused()
+    page.get_by_label("Text to publish").press("Control+a")
+    page.keyboard.press("Control+v")
+    expect(page.get_by_label("Text to publish")).to_have_value("Made by a person.")
 
 
 def test_read_aloud(visit, caption):
@@ -498,6 +557,16 @@ def test_options_stand_in_the_address(visit, generator):
     assert texts == [choice.text.lower() for choice in found]
 
 
+def test_a_wrong_option_is_shown_when_the_language_is_chosen(visit):
+    page = visit()
+    page.get_by_text("Options", exact=True).click()
+    page.get_by_label("Beam width").fill("")
+    page.get_by_text("Options", exact=True).click()
+    expect(page.get_by_label("Beam width")).to_be_hidden()
+    page.get_by_label("Language of the captions").select_option("Deutsch")
+    expect(page.get_by_label("Beam width")).to_be_focused()
+
+
 def test_options_work_on_an_error_page(visit, address):
     page = visit()
     page.goto(f"{address}/nothing")
@@ -534,6 +603,18 @@ def test_options_and_our_own_pictures_without_javascript(visit):
     assert page.url.endswith("/?language=en&beam_width=3&alternatives=5")
     page.get_by_role("button", name="Drawing of a beach").click()
     expect(page.locator(".choices li")).to_have_count(5)
+
+
+def test_language_without_javascript(visit, caption):
+    page = visit(java_script_enabled=False)
+    page.get_by_label("Language of the captions").select_option("Deutsch")
+    page.set_input_files("#photos", upload())
+    page.get_by_role("button", name="Get captions").click()
+    expect(page.locator("h2.caption")).to_have_text(caption(picture(), language="de"))
+    expect(page.get_by_label("Language of the captions")).to_have_value("de")
+    page.get_by_text("Options", exact=True).click()
+    page.get_by_role("button", name="Apply").click()
+    expect(page.get_by_label("Language of the captions")).to_have_value("de")
 
 
 def test_too_large_a_file_without_javascript(visit, tmp_path):

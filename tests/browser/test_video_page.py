@@ -208,6 +208,21 @@ def test_progress_and_cancel(visit, chromium):
     assert asked[-1] == "DELETE"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [{"json": {"state": "done", "progress": 1, "segments": []}}, {"status": 422, "json": {"message": "No."}}],
+)
+def test_the_focus_is_not_lost_at_the_end(visit, answer):
+    page, ended = visit("video"), []
+    running = {"json": {"state": "running", "progress": 0.4}}
+    page.route(re.compile(r"/api/videos/"), lambda route: route.fulfill(**(answer if ended else running)))
+    page.set_input_files("#file", webm())
+    page.get_by_role("button", name="Cancel").focus()
+    ended.append(True)
+    expect(page.locator("#work")).to_be_hidden()
+    expect(page.locator("#file")).to_be_focused()
+
+
 def test_without_javascript(visit):
     page = visit("video", java_script_enabled=False)
     assert "This page needs JavaScript" in page.locator("noscript").text_content()
