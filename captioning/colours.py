@@ -1,10 +1,13 @@
 """Converts pictures of any mode and colour profile to eight bits of red, green and blue in sRGB."""
 
 import io
+import re
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageCms
+
+LINEAR = re.compile(b"linear|-g10", re.IGNORECASE)  # in the names of profiles of sRGB's primaries without its curve
 
 
 def to_srgb(image: Image.Image, min_size: tuple[int, int] | None = None) -> Image.Image:
@@ -13,7 +16,9 @@ def to_srgb(image: Image.Image, min_size: tuple[int, int] | None = None) -> Imag
     That takes 0.4 s for 12 million pixels, so a large picture is first reduced, as a JPEG is (see `read_image`).
     """
     data = image.info.get("icc_profile")
-    if not data or b"sRGB" in data.replace(b"\0", b"") or image.mode not in ("RGB", "RGBA", "CMYK"):
+    name = (data or b"").replace(b"\0", b"")
+    is_srgb = b"sRGB" in name and not LINEAR.search(name)
+    if not data or is_srgb or image.mode not in ("RGB", "RGBA", "CMYK"):
         return image
     if min_size and (factor := min(image.size) // (2 * max(min_size))) > 1:
         image = image.reduce(factor)
@@ -46,21 +51,25 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 def _on_white(image: Image.Image) -> Image.Image:
     result = Image.new("RGB", image.size)
     for top, strip in _strips(image):
-        strip = strip.convert("RGBA")
+        strip = (strip.convert("LA") if strip.mode == "La" else strip).convert("RGBA")  # Pillow lacks La to RGBA
         result.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
     return result
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scales 16-bit grey by its full range, and 32-bit or floating point grey by its brightest value."""
+    """Scales 16-bit grey by its full range, and 32-bit or floating point grey by its brightest value.
+
+    Of a TIFF file, `info` may hold the `bits` of the file, and `white_is_zero`.
+    """
 
     def values(strip: Image.Image) -> np.ndarray:
         return np.nan_to_num(np.asarray(strip, np.float32))
 
     whole_range = image.mode.startswith("I;16")
-    brightest = 65535 if whole_range else max(values(strip).max() for _, strip in _strips(image))
+    highest = 2 ** image.info.get("bits", 16) - 1
+    brightest = highest if whole_range else max(values(strip).max() for _, strip in _strips(image))
     result = Image.new("L", image.size)
     for top, strip in _strips(image):
         grey = np.uint8(np.clip(values(strip) / max(brightest, 1e-12), 0, 1) * 255 + 0.5)
-        result.paste(Image.fromarray(grey), (0, top))
+        result.paste(Image.fromarray(255 - grey if image.info.get("white_is_zero") else grey), (0, top))
     return result

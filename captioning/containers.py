@@ -11,7 +11,7 @@ specification, WebP container specification, TIFF 6.0, BigTIFF.
 import hashlib
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import NamedTuple
 
 Edit = Callable[[bytes | None, bytes | None], tuple[bytes, bytes]]
@@ -77,6 +77,7 @@ def _rewrite_jpeg(data: bytes, edit: Edit) -> bytes:
         return [n for n, one in enumerate(segments) if one.marker == marker and one.body.startswith(start)]
 
     xmp_at, photoshop_at = places(0xE1, XMP_IN_JPEG), places(0xED, PHOTOSHOP_IN_JPEG)
+    _check_single(xmp_at)
     xmp = segments[xmp_at[0]].body[len(XMP_IN_JPEG) :] if xmp_at else None
     photoshop = b"".join(segments[n].body[len(PHOTOSHOP_IN_JPEG) :] for n in photoshop_at)
     xmp, iptc = edit(xmp, _resource(photoshop, IPTC_RESOURCE))
@@ -132,7 +133,15 @@ def _resources(photoshop: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def _resource(photoshop: bytes, wanted: int) -> bytes | None:
-    return next((content for number, content, _ in _resources(photoshop) if number == wanted), None)
+    found = [content for number, content, _ in _resources(photoshop) if number == wanted]
+    _check_single(found)
+    return found[0] if found else None
+
+
+def _check_single(found: Sized) -> None:
+    """Programs differ in which of several blocks of metadata they read."""
+    if len(found) > 1:
+        raise MetadataError("The file has the same kind of metadata several times. Use a sidecar file.")
 
 
 def _with_iptc(photoshop: bytes, iptc: bytes) -> bytes:
@@ -168,6 +177,7 @@ def _rewrite_png(data: bytes, edit: Edit) -> bytes:
         chunks.append((kind, data[position : position + 12 + length]))
         position += 12 + length
     found = [n for n, (kind, whole) in enumerate(chunks) if kind == b"iTXt" and whole[8:].startswith(XMP_IN_PNG)]
+    _check_single(found)
     old = _packet_in_png(chunks[found[0]][1][8 + len(XMP_IN_PNG) : -4]) if found else None
     body = XMP_IN_PNG + bytes(4) + edit(old, None)[0]  # not compressed, no language, no translated keyword
     chunk = struct.pack(">I", len(body)) + b"iTXt" + body + struct.pack(">I", zlib.crc32(b"iTXt" + body))
@@ -207,6 +217,7 @@ def _rewrite_webp(data: bytes, edit: Edit) -> bytes:
     header = chunks[0][1]
     chunks[0] = b"VP8X", bytes((header[0] | 0x04,)) + header[1:]
     found = [n for n, (kind, _) in enumerate(chunks) if kind == b"XMP "]
+    _check_single(found)
     old = chunks[found[0]][1] if found else None
     at = found[0] if found else len(chunks)
     chunks[at : at + 1] = [(b"XMP ", edit(old, None)[0])]

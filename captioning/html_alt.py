@@ -25,7 +25,11 @@ MAX_PAGE = 4_000_000
 
 MARK = "data-mark-"
 IMG = re.compile(rb"<img(?=[\s/>])", re.IGNORECASE)
-DECLARED = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([\w-]+)", re.IGNORECASE)
+DECLARED = re.compile(rb"<(?:meta[^>]+charset|\?xml[^>]+encoding)\s*=\s*[\"']?\s*([\w-]+)", re.IGNORECASE)
+XHTML = re.compile(rb"^\s*<\?xml|<html[^>]+http://www\.w3\.org/1999/xhtml", re.IGNORECASE)
+EMPTY = re.compile(rb"<(script|style|title|textarea|iframe|noscript|xmp|noembed|noframes)\b([^<>]*)/>", re.IGNORECASE)
+LAZY = ("data-src", "data-lazy-src", "data-original", "src")
+"""Attributes with the address of an image. With the first ones, a script loads the image; src is a placeholder then."""
 TEMPLATE = re.compile(rb"(</?)template(?=[\s/>])", re.IGNORECASE)
 WIDE = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}  # all others have the bytes of ASCII
 
@@ -35,7 +39,10 @@ class HtmlError(ValueError):
 
 
 class Image(NamedTuple):
-    """An `<img>` without alt text. `source` is its address, joined with the page's base address; "" if it has none."""
+    """An `<img>` without alt text. `source` is its address, joined with the page's base address; "" if it has none.
+
+    It is that of a script which loads images late, if there is one; without `src`, it is the first of `srcset`.
+    """
 
     position: int
     line: int
@@ -87,7 +94,7 @@ def local_path(image: Image) -> str | None:
         return None
     if address.scheme or address.netloc or not address.path:
         return None
-    path = unquote(address.path).lstrip("/")
+    path = unquote(address.path.replace("\\", "/")).lstrip("/")
     return None if "\0" in path else path
 
 
@@ -104,6 +111,8 @@ def answer(page: bytes) -> Iterator[list[Image]]:
     number = iter(range(len(positions)))
     marked = IMG.sub(lambda match: match[0] + f" {MARK}{next(number)}".encode(), data)
     marked = TEMPLATE.sub(rb"\1div", marked)  # the parser keeps the content of templates apart
+    if XHTML.search(data[:2048]):
+        marked = EMPTY.sub(rb"<\1\2></\1>", marked)  # HTML would take the rest of the page for their content
     tree = LexborHTMLParser(_decode(marked))
     ends = [match.start() for match in re.finditer(b"\n", data)]
     first = tree.css_first("base[href]")
@@ -117,11 +126,20 @@ def answer(page: bytes) -> Iterator[list[Image]]:
         if mark is None or "alt" in attributes or hidden:
             continue
         position = positions[int(mark.removeprefix(MARK))]
-        source = (attributes.get("src") or "").strip()
+        first_in_set = (attributes.get("srcset") or "").strip().partition(" ")[0].rstrip(",")
+        source = next((s for name in LAZY if (s := (attributes.get(name) or "").strip())), first_in_set)
         with contextlib.suppress(ValueError):  # what is no address is reported as it stands
-            source = source and urljoin(base, source)
+            source = source and _join(base, source)
         images.append(Image(position, bisect(ends, position) + 1, source))
     yield sorted(images)
+
+
+def _join(base: str, source: str) -> str:
+    """Like `urljoin`, but a path that leads out of a relative base keeps its dots, as in ``../`` and ``../a.jpg``."""
+    parts = urlsplit(base), urlsplit(source)
+    if any(part.scheme or part.netloc or part.path.startswith("/") for part in parts) or not parts[1].path:
+        return urljoin(base, source)
+    return base[: base.rfind("/") + 1] + source
 
 
 def _with_ascii(page: bytes) -> tuple[bytes, Callable[[bytes], bytes]]:

@@ -18,7 +18,7 @@ from PIL import (  # noqa: F401  # else Pillow loads all its 40 plugins
     AvifImagePlugin,
     ExifTags,
     Image,
-    ImageOps,
+    PngImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
@@ -30,11 +30,27 @@ from captioning.colours import to_rgb, to_srgb
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 """The only formats that are tried, whatever the name of the file. No other Pillow plugin runs."""
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+}
 """Suffixes of photos, when a folder is searched."""
 
 MAX_PIXELS = 50_000_000
 """Larger pictures are refused as soon as their header is read, before any pixel is decoded."""
+
+PngImagePlugin.MAX_TEXT_CHUNK = 2**23  # bytes; some programs store metadata of more than Pillow's one megabyte
+TiffImagePlugin.READ_LIBTIFF = True  # Pillow's own reader takes planes of 16 bits for planes of eight
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture with an EXIF orientation upright."""
 
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of a JPEG's segment, scan or end
 MAX_SCANS = 15
@@ -198,7 +214,7 @@ def _read_file(file: BinaryIO, min_size: tuple[int, int] | None) -> Image.Image:
         width, height = image.size  # before a JPEG is decoded smaller
         photo = _decode(image, min_size)
         vars(image).pop("_decoder", None)  # of WebP and AVIF; it holds up to three more copies of the picture
-        photo.info["original_size"] = (height, width) if _orientation(image) >= 5 else (width, height)
+        photo.info["original_size"] = (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
         return photo
 
 
@@ -255,6 +271,11 @@ def _decode(image: Image.Image, min_size: tuple[int, int] | None = None) -> Imag
             side = 2 * max(min_size)  # of both sides, because the photo may be rotated later
             image.draft(None, (side, side))
         image.load()
+        if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+            image = image.convert("RGB")  # its fourth byte has no meaning
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # for grey of more than eight bits
+            image.info["bits"] = next(iter(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ())), 16)
+            image.info["white_is_zero"] = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
         return to_rgb(to_srgb(_upright(image), min_size))
     except MemoryError as error:
         raise too_much_memory() from error
@@ -263,7 +284,7 @@ def _decode(image: Image.Image, min_size: tuple[int, int] | None = None) -> Imag
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, from 1 to 8. From 5 on, width and height are swapped."""
+    """The EXIF orientation: a key of `TURNS` where the picture is not upright. From 5 on, width and height change."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF data; the photo itself may be good
@@ -271,14 +292,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    if _orientation(image) == 1:
-        return image
-    try:
-        return ImageOps.exif_transpose(image)
-    except MemoryError:
-        raise
-    except Exception:  # as above
-        return image
+    turn = TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def _array_to_rgb(array: np.ndarray) -> np.ndarray:

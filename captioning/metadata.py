@@ -166,7 +166,7 @@ def _edit_iptc(block: bytes, text: str, overwrite: bool) -> tuple[bytes, list[st
     """The IPTC block with the text as its caption.
 
     A text in UTF-8 says so in the block. Where older fields in another character set prevent that, the caption is in
-    Latin-1.
+    Latin-1, and a text with other letters is not written: the old caption is kept.
     """
     fields = _iptc_fields(block)
     old = b" ".join(content for key, content in fields if key == CAPTION_FIELD)
@@ -175,7 +175,10 @@ def _edit_iptc(block: bytes, text: str, overwrite: bool) -> tuple[bytes, list[st
     if not is_utf_8 and all(content.isascii() for key, content in others if key[0] > 1):
         others = [(CHARACTER_SET, UTF_8), *(field for field in others if field[0] != CHARACTER_SET)]
         is_utf_8 = True
-    new = _clean(text).encode("utf-8" if is_utf_8 else "latin-1", errors="replace")[:MAX_CAPTION]
+    try:
+        new = _clean(text).encode("utf-8" if is_utf_8 else "latin-1")[:MAX_CAPTION]
+    except UnicodeEncodeError:
+        return block, [CAPTION]
     new = new.decode("utf-8", "ignore").encode() if is_utf_8 else new  # not within a character
     if old == new or (old.strip() and not overwrite):
         return block, [] if old == new else [CAPTION]

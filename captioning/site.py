@@ -7,7 +7,6 @@ site.files["site/pics/dog.jpg"]                                       # its byte
 ```
 """
 
-import contextlib
 import io
 import posixpath
 import unicodedata
@@ -70,9 +69,13 @@ def answer(uploads: list[tuple[str, bytes]]) -> Iterator[Site]:
     if len(archives) > 1:
         raise HtmlError("Send one ZIP file at a time.")
     archive = _open_archive(archives[0]) if archives else None
+    known: dict[str, str] = {}  # the paths under which a page may name a file → its name in `files`
     if archive:
-        files = {_file_name(info): info for info in archive.infolist() if not info.is_dir()}
+        members = [info for info in archive.infolist() if not info.is_dir()]
+        files = {_file_name(info): info for info in members}
+        known = {_file_name(info, "cp852"): _file_name(info) for info in members}
     files |= {unicodedata.normalize("NFC", name): data for name, data in uploads if not name.lower().endswith(".zip")}
+    known |= {name: name for name in files}
     left = MAX_UNPACKED
 
     def read(name: str, most: int) -> bytes:
@@ -93,12 +96,12 @@ def answer(uploads: list[tuple[str, bytes]]) -> Iterator[Site]:
     names = sorted(name for name in files if name.lower().endswith(PAGES) and not _is_hidden(name))
     if not names:
         raise HtmlError("There is no HTML file. Choose one, or a ZIP file with one.")
-    loose = {} if archive else {posixpath.basename(name): name for name in files}
+    loose = {posixpath.basename(name): name for name, content in files.items() if isinstance(content, bytes)}
     pages, found = [], {}
     for name in names:
         content = read(name, MAX_PAGE)
         html_alt.check_size(content)
-        images = [Missing(image, _find(image, name, files, loose)) for image in next(html_alt.answer(content))]
+        images = [Missing(image, _find(image, name, known, loose)) for image in next(html_alt.answer(content))]
         pages.append(Page(name, content, images))
         if sum(len(page.images) for page in pages) > MAX_IMAGES:
             raise HtmlError("The pages have more than 2,000 images without alt text. Send fewer pages.")  # MAX_IMAGES
@@ -115,12 +118,19 @@ def _open_archive(data: bytes) -> zipfile.ZipFile:
         raise _damaged() from error
 
 
-def _file_name(info: zipfile.ZipInfo) -> str:
-    """The path of a file in a ZIP file. macOS writes names in UTF-8 without saying so, older Windows backslashes."""
+def _file_name(info: zipfile.ZipInfo, encoding: str = "cp437") -> str:
+    """The path of a file in a ZIP file. macOS writes names in UTF-8 without saying so, older Windows backslashes.
+
+    Args:
+        encoding: of names that are not in UTF-8. Windows uses that of its language.
+    """
     name = info.filename
     if not info.flag_bits & 0x800:  # else they are in UTF-8
-        with contextlib.suppress(UnicodeError):
-            name = name.encode("cp437").decode("utf-8")
+        raw = name.encode("cp437")
+        try:
+            name = raw.decode("utf-8")
+        except UnicodeError:
+            name = raw.decode(encoding)
     return posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
 
 
@@ -128,7 +138,7 @@ def _damaged() -> HtmlError:
     return HtmlError("The ZIP file is damaged or encrypted. Make it again.")
 
 
-def _find(image: Image, page: str, files: Mapping[str, object], loose: Mapping[str, str]) -> str | None:
+def _find(image: Image, page: str, known: Mapping[str, str], loose: Mapping[str, str]) -> str | None:
     """The name of an image's file: from the page's folder, from a folder above it, or, of single files, anywhere."""
     path = local_path(image)
     if path is None:
@@ -138,7 +148,7 @@ def _find(image: Image, page: str, files: Mapping[str, object], loose: Mapping[s
     while folders[-1] and image.source.startswith("/"):
         folders.append(posixpath.dirname(folders[-1]))
     candidates = (posixpath.normpath(posixpath.join(folder, path)) for folder in folders)
-    return next((name for name in candidates if name in files), loose.get(posixpath.basename(path)))
+    return next((known[name] for name in candidates if name in known), loose.get(posixpath.basename(path)))
 
 
 def _is_hidden(name: str) -> bool:

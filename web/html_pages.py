@@ -21,6 +21,7 @@ from captioning.images import SUFFIXES, ImageError
 from captioning.site import Missing, Site, read_site
 from captioning.text import sentence
 from web.language import caption_language
+from web.photo_downloads import zip_entry
 from web.uploads import Options, enqueue, limited, wait
 
 THUMBNAIL = 160  # pixels of the longer side
@@ -130,5 +131,5 @@ def pack(pages: dict[str, bytes]) -> tuple[str, bytes]:
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in pages.items():
-            archive.writestr(name, content)
+            archive.writestr(zip_entry(name), content, zipfile.ZIP_DEFLATED)
     return "pages.zip", target.getvalue()

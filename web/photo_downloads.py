@@ -2,6 +2,7 @@
 
 import io
 import threading
+import time
 import zipfile
 from pathlib import PurePosixPath
 
@@ -50,14 +51,21 @@ def zip_photos(files: list[FileStorage], texts: list[str]) -> bytes:
                 if isinstance(written, Exception):
                     raise written
                 photo, sidecar = written
-                archive.writestr(name, photo)
+                archive.writestr(zip_entry(name), photo)
                 if sidecar:
-                    archive.writestr(f"{name}.xmp", sidecar)
+                    archive.writestr(zip_entry(f"{name}.xmp"), sidecar)
     except (OutOfTime, ProcessLost, MemoryError, ValueError):
         abort(422, _("The text cannot be written into %(name)s. Remove this photo and try again.", name=name))
     finally:
         writer.stop()
     return target.getvalue()
+
+
+def zip_entry(name: str) -> zipfile.ZipInfo:
+    """A file that everybody may read when it is unpacked; by default, only its owner may."""
+    info = zipfile.ZipInfo(name, time.localtime()[:6])
+    info.external_attr = 0o644 << 16
+    return info
 
 
 def unused_name(name: str, taken: set[str]) -> str:

@@ -52,6 +52,13 @@ def images(page: bytes) -> list[Image]:
         ('<img src="a&amp;b&#x2e;jpg">', ["a&b.jpg"]),
         ("<img src='http://[oops/a.jpg'>", ["http://[oops/a.jpg"]),
         ('<img src=a role="none presentation"><img src=b ROLE=None><img src=c aria-hidden="TRUE">', []),
+        ('<base href="./"><img src="../dog.jpg">', ["./../dog.jpg"]),
+        ('<base href="../assets/"><img src="dog.jpg"><img src="/a.jpg">', ["../assets/dog.jpg", "/a.jpg"]),
+        ('<img src="blank.gif" data-src="dog.jpg"><img data-original=b.jpg>', ["dog.jpg", "b.jpg"]),
+        ('<img srcset="small.jpg 1x, large.jpg 2x"><img srcset="a.jpg, b.jpg 2x">', ["small.jpg", "a.jpg"]),
+        ('<?xml version="1.0"?><html><script src="a.js"/><title/><img src="dog.jpg"/></html>', ["dog.jpg"]),
+        ('<!DOCTYPE html><html xmlns="http://www.w3.org/1999/xhtml"><style/><img src="dog.jpg"/></html>', ["dog.jpg"]),
+        ("<script/><img src=a>", []),
         ("<img", []),
         ("", []),
     ],
@@ -81,6 +88,7 @@ def test_everything_else_stays_byte_by_byte(encoding):
 def test_declared_encoding():
     page = '<meta charset="shift_jis"><img src="写真.jpg">'
     assert sources(page.encode("shift_jis")) == ["写真.jpg"]
+    assert sources('<?xml version="1.0" encoding="iso-8859-2"?><img src="č.jpg">'.encode("iso-8859-2")) == ["č.jpg"]
     assert sources(b'<meta charset="no-such"><img src="\xe4.jpg">') == ["ä.jpg"]
 
 
@@ -95,6 +103,7 @@ def test_lines():
         ("a.jpg", "a.jpg"),
         ("../pics/my%20dog.jpg?v=2#top", "../pics/my dog.jpg"),
         ("/images/a.jpg", "images/a.jpg"),
+        ("img\\a.jpg", "img/a.jpg"),
         ("https://example.org/a.jpg", None),
         ("//example.org/a.jpg", None),
         ("data:image/png;base64,AAAA", None),

@@ -1,11 +1,13 @@
 """Every kind of photo becomes an upright RGB array; anything else is an `ImageError`."""
 
 import io
+import struct
 import zlib
 
 import numpy as np
 import pytest
 from helpers import swapped_profile
+from hostile_images import BODY, tiff
 from PIL import Image, ImageCms
 from pillow_heif import register_heif_opener
 
@@ -74,6 +76,25 @@ def test_camera_orientation(format, orientation):
     assert is_close(read_image(encoded(stored, format, exif=exif.tobytes())), picture())
 
 
+def test_odd_camera_data_beside_the_orientation_is_ignored():
+    """The height as text."""
+    stored = picture().transpose(Image.Transpose.ROTATE_90)
+    data = encoded(
+        stored,
+        "JPEG",
+        exif=b"Exif\0\0MM\0*\0\0\0\x08"
+        + bytes.fromhex("0002 0112 0003 00000001 00060000 8825 0004 00000001 00000026 00000000")
+        + bytes.fromhex("0001 0005 0002 00000002 30000000 00000000"),
+    )
+    assert is_close(read_image(data), picture()) and open_photo(data).info["original_size"] == (60, 40)
+
+
+def test_an_unknown_orientation_is_ignored():
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    assert open_photo(encoded(picture(), "JPEG", exif=exif.tobytes())).info["original_size"] == (60, 40)
+
+
 def test_damaged_camera_data_is_ignored():
     assert is_close(read_image(encoded(picture(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")), picture())
 
@@ -97,6 +118,24 @@ def test_colour_profile_of_a_large_photo_that_is_turned():
         small = read_image(data, min_size=(50, 50))
         assert small.shape == (100, 150, 3) and is_close(small, picture((150, 100)))
         assert open_photo(data, min_size=(50, 50)).info["original_size"] == (600, 400)
+
+
+def test_linear_colours():
+    """The name of the profile has sRGB in it, but its curve is a line."""
+    profile = bytearray(
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(b"s\0R\0G\0B", b"s\0R\0G\0B")
+    )
+    count = int.from_bytes(profile[128:132])
+    for n in range(count):
+        name, at, size = struct.unpack_from(">4sII", profile, 132 + 12 * n)
+        if name in (b"rTRC", b"gTRC", b"bTRC"):
+            profile[at : at + size] = (b"curv" + bytes(8)).ljust(size, b"\0")  # the identity
+    grey = Image.new("RGB", (8, 8), (55, 55, 55))
+    assert read_image(encoded(grey, "PNG", icc_profile=bytes(profile)))[0, 0, 0] == 55
+    linear = bytes(profile).replace(b"s\0R\0G\0B", b"s\0R\0G\0B", 1)
+    renamed = linear + b"GIMP built-in Linear sRGB"
+    renamed = len(renamed).to_bytes(4) + renamed[4:]
+    assert read_image(encoded(grey, "PNG", icc_profile=renamed))[0, 0, 0] == pytest.approx(128, abs=2)
 
 
 def test_damaged_colour_profile_is_ignored():
@@ -131,6 +170,36 @@ def test_transparent_colour_of_a_palette_is_white():
 def test_16_bit(format):
     image = Image.fromarray(np.array([[0, 32896], [65535, 257]], np.uint16))
     assert np.array_equal(read_image(encoded(image, format))[..., 0], [[0, 128], [255, 1]])
+
+
+def test_12_bit():
+    """Two values take three bytes."""
+    data = tiff(2, 1, b"\x00\x0f\xff", more=((258, 3, 1, 12),))
+    assert np.array_equal(read_image(data)[..., 0], [[0, 255]])
+
+
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_zero_may_be_white(white_is_zero):
+    data = tiff(2, 1, b"\0\0\xff\xff", more=((258, 3, 1, 16), (262, 3, 1, 0 if white_is_zero else 1)))
+    assert np.array_equal(read_image(data)[..., 0], [[255, 0] if white_is_zero else [0, 255]])
+
+
+def test_planes_of_16_bits():
+    """Pillow's own reader takes them for planes of eight bits."""
+    planes = 257 * np.asarray(picture(), np.uint16).transpose(2, 0, 1)
+    places = BODY + planes.nbytes
+    lists = struct.pack("<3I3I3H", *(BODY + 4800 * n for n in range(3)), *[4800] * 3, *[16] * 3)
+    more = ((258, 3, 3, places + 24), (262, 3, 1, 2), (273, 4, 3, places), (277, 3, 1, 3), (279, 4, 3, places + 12))
+    data = tiff(60, 40, planes.tobytes() + lists, more=(*more, (284, 3, 1, 2)))
+    assert is_close(read_image(data), picture())
+
+
+def test_a_bitmap_whose_alpha_means_nothing():
+    masks = b"".join(mask.to_bytes(4, "little") for mask in (0xFF0000, 0xFF00, 0xFF, 0xFF000000))
+    header = struct.pack("<IiiHHIIiiII", 124, 2, 1, 1, 32, 3, 8, 0, 0, 0, 0) + masks + b"BGRs" + bytes(64)
+    pixels = bytes((250, 10, 10, 0, 10, 250, 10, 0))
+    data = b"BM" + struct.pack("<IHHI", 14 + len(header) + 8, 0, 0, 14 + len(header)) + header + pixels
+    assert np.array_equal(read_image(data), [[(10, 10, 250), (10, 250, 10)]])
 
 
 @pytest.mark.parametrize("dtype", ["int32", "float32"])

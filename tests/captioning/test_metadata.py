@@ -214,8 +214,32 @@ def test_old_character_sets_stay():
     """Without a mark for UTF-8 the other fields are Latin-1, and so must the caption be."""
     city = b"\x1c\x02\x5a\x00\x05K\xf6ln "
     data = rewrite(encoded("JPEG"), lambda xmp, iptc: (sidecar(xmp, "x")[0], city))
-    new, _ = embed(data, "A dög – a cat.", overwrite=True)
-    assert city in new and "A dög ? a cat.".encode("latin-1") in new and b"\x1b%G" not in new
+    new, kept = embed(data, "A dög, a cat.", overwrite=True)
+    assert city in new and "A dög, a cat.".encode("latin-1") in new and b"\x1b%G" not in new and not kept
+    newer, kept = embed(new, "Un bœuf.", overwrite=True)
+    assert "A dög, a cat.".encode("latin-1") in newer and "Un bœuf.".encode() in newer
+    assert kept == ["IPTC caption"], "it has no letter for the text"
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_several_packets_are_refused(format):
+    """Programs differ in which one they read."""
+    once = embed(encoded(format), "A cat.")[0]
+    if format == "JPEG":
+        at = once.index(b"http://ns.adobe.com/xap/1.0/") - 4
+        end = at + 2 + int.from_bytes(once[at + 2 : at + 4])
+    elif format == "PNG":
+        at = once.index(b"iTXt") - 4
+        end = at + 12 + int.from_bytes(once[at : at + 4])
+    else:
+        at = once.index(b"XMP ")
+        length = int.from_bytes(once[at + 4 : at + 8], "little")
+        end = at + 8 + length + length % 2
+    twice = once[:end] + once[at:end] + once[end:]
+    if format == "WEBP":
+        twice = twice[:4] + (len(twice) - 8).to_bytes(4, "little") + twice[8:]
+    with pytest.raises(MetadataError, match="several times"):
+        embed(twice, "A dog.", overwrite=True)
 
 
 def test_long_texts():

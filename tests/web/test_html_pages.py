@@ -123,6 +123,27 @@ def test_photos_come_before_icons(app, send):
     assert saved(response)[1].count(b"data-alt-draft") == 1
 
 
+def test_a_zip_file_and_a_picture_beside_it(send):
+    data = archive({"site/a.html": b"<img src=dog.png>"})
+    response = send(photo(data, "site.zip"), photo(name="dog.png"))
+    assert "Drafts to check: 1. Images without a draft: 0." in response.text
+
+
+def test_unpacked_pages_may_be_read_by_a_web_server(send):
+    pages = saved(
+        send(photo(archive({f"{n}.html": b"<img src=a.png>" for n in range(2)} | {"a.png": picture()}), "a.zip"))
+    )
+    modes = {info.external_attr >> 16 for info in zipfile.ZipFile(io.BytesIO(pages[1])).infolist()}
+    assert modes == {0o644}
+
+
+def test_names_of_czech_windows(send):
+    old = "kůň.png".encode("cp852")
+    data = archive({"a.html": "<img src=kůň.png>".encode(), "x" * len(old): picture()})
+    response = send(photo(data.replace(b"x" * len(old), old), "site.zip"))
+    assert "Drafts to check: 1. Images without a draft: 0." in response.text
+
+
 def test_names_in_zip_files_of_other_systems(send):
     """UTF-8 that the archive does not declare, backslashes, ./ and letters with separate accents."""
     utf_8 = "größe.png".encode()
