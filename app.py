@@ -8,7 +8,7 @@ import errno
 import sys
 from pathlib import Path
 
-from flask import Flask
+from flask import Flask, request
 from flask_compress import Compress
 from flask_openapi import OpenAPI
 
@@ -59,10 +59,11 @@ def create_app(config: dict | None = None, generator: CaptionGenerator | None = 
     app.config.update(config or {})
 
     app.config["COMPRESS_MIMETYPES"] = ["text/html", "text/css", "text/javascript", "image/svg+xml"]
-    Compress(app)
     tracing.add_tracing(app)
     model.add_model(app, generator)
     metrics.add_monitoring(app)
+    Compress(app)  # behind the monitoring, which then sees the answer as it is sent
+    app.before_request(send_parts_as_they_are)
     uploads.add_limits(app)
     security.limit_clients(app)
     security.require_keys(app)
@@ -76,6 +77,12 @@ def create_app(config: dict | None = None, generator: CaptionGenerator | None = 
     security.add_headers(app)
     security.allow_origins(app)
     return app
+
+
+def send_parts_as_they_are() -> None:
+    """No compression where a range of bytes is asked for: it would be a range of the compressed file."""
+    if "Range" in request.headers:
+        request.environ.pop("HTTP_ACCEPT_ENCODING", None)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +80,7 @@ class CaptionQueue:
         self.max_batch, self.max_wait, self.max_waiting = max_batch, max_wait, max_waiting
         self.failed, self.failing = 0, False
         self._waiting: list[_Request] = []
+        self._coming = 0  # photos that are being read
         self._running = 0  # batches
         self._changed = threading.Condition()
         self._closed = False
@@ -89,10 +91,18 @@ class CaptionQueue:
         """Photos that wait, those in running batches not counted."""
         return len(self._waiting)
 
-    @property
-    def full(self) -> bool:
-        """Whether a photo would be refused now; ask before it is read."""
-        return self._closed or len(self._waiting) >= self.max_waiting
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """Count a photo among those that wait while it is read. Raises QueueFull if that would be too many."""
+        with self._changed:
+            if self._closed or len(self._waiting) + self._coming >= self.max_waiting:
+                raise QueueFull
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
 
     @property
     def alive(self) -> bool:
@@ -121,7 +131,7 @@ class CaptionQueue:
         chosen = self.options | {name: value for name, value in options.items() if value is not None}
         request = _Request(image, gone, object() if group is None else group, chosen)
         with self._changed:
-            if self.full:
+            if self._closed or len(self._waiting) >= self.max_waiting:
                 raise QueueFull
             self._waiting.append(request)
             self._changed.notify_all()

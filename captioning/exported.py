@@ -15,7 +15,7 @@ import numpy as np
 from captioning.artifacts import REMEDY, ArtifactError
 from captioning.litert import Model
 
-MODELS_IN_MEMORY = 6  # searches, each for a language and a beam width, of 9 MB or more
+MODELS_IN_MEMORY = 12  # searches, each for a language and a beam width, of 9 MB or more
 
 
 class Hypotheses(NamedTuple):

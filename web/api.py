@@ -130,6 +130,8 @@ def attention(form: AttentionForm) -> tuple[bytes, dict[str, str]]:
 def openapi() -> Response:
     """The OpenAPI document. Its languages are those of the model that serves now: a reload may bring others."""
     document = cast(OpenAPI, current_app).api_doc
+    photos = document["components"]["schemas"]["Photos"]["properties"]["image"]
+    photos["maxItems"] = current_app.config["MAX_PHOTOS"]
     languages = current_app.extensions["captions"].generator.languages
     for path in document["paths"].values():
         for operation in path.values():

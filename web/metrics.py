@@ -51,6 +51,11 @@ class Metrics:
         self.batches.observe(size)
         self.batch_seconds.observe(seconds)
 
+    def refusal(self, status: int) -> None:
+        """Count and log a request that the server refuses before the application sees it."""
+        self.requests.labels("other", status).inc()
+        log_event("request refused", status=status)
+
     def show(self) -> Response:
         return Response(generate_latest(self.registry), content_type=CONTENT_TYPE_LATEST)
 
@@ -108,6 +113,7 @@ def log_requests() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # /metrics has the length of the queue
 
 
 def serve_separately(app: Flask) -> None:

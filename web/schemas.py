@@ -104,11 +104,7 @@ class OnePhoto(Form):
 
 
 class Photos(Form):
-    image: list[FileStorage] = Field(
-        min_length=1,
-        description="One or several photos.",
-        json_schema_extra={"maxItems": 20},  # MAX_PHOTOS by default; `several_uploads` checks it
-    )
+    image: list[FileStorage] = Field(min_length=1, description="One or several photos.")  # at most MAX_PHOTOS
 
 
 class CaptionOptions(Options):

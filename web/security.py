@@ -1,6 +1,8 @@
 """Security headers, API keys, a rate limit for each client, and other origins that may call the service."""
 
+import contextlib
 import hmac
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from typing import Any
 
 from flask import Flask, Response, request
@@ -54,14 +56,29 @@ def limit_clients(app: Flask) -> None:
     if app.config["PROXIES"]:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=app.config["PROXIES"], x_proto=app.config["PROXIES"])  # type: ignore[method-assign]
     limiter = Limiter(
-        get_remote_address,
+        client,
         app=app,
         application_limits=[app.config["RATE_LIMIT"]],
         enabled=bool(app.config["RATE_LIMIT"]),
         storage_uri="memory://",
         headers_enabled=True,  # Retry-After among them
     )
-    limiter.request_filter(lambda: request.method != "POST")  # pages and probes cost nothing
+
+    @limiter.request_filter
+    def costs_nothing() -> bool:  # pages and probes, but not guesses of a key
+        keys = app.config["API_KEYS"]
+        return request.method != "POST" and not (keys and any(given_keys()) and not has_key(keys))
+
+
+def client() -> str:
+    """The address of the client, or for IPv6, its network: a client has many addresses of one."""
+    try:
+        address = ip_address(get_remote_address())
+    except ValueError:  # a proxy may send any text
+        return get_remote_address()
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
 
 
 def require_keys(app: OpenAPI) -> None:
@@ -89,10 +106,16 @@ def require_keys(app: OpenAPI) -> None:
 
 def has_key(keys: list[str]) -> bool:
     """Whether the request carries one of the keys. The comparison takes the same time for every key."""
+    return sum(hmac.compare_digest(one.encode(), key.encode()) for one in given_keys() for key in keys) > 0
+
+
+def given_keys() -> list[str]:
+    """What the request carries in the places of a key, perhaps empty texts."""
     given = [request.headers.get("X-API-Key", "")]
-    if request.authorization:
-        given += [request.authorization.token or "", request.authorization.password or ""]
-    return sum(hmac.compare_digest(one.encode(), key.encode()) for one in given for key in keys) > 0
+    with contextlib.suppress(ValueError):  # Werkzeug's, for letters that are not ASCII
+        if request.authorization:
+            given += [request.authorization.token or "", request.authorization.password or ""]
+    return given
 
 
 def allow_origins(app: Flask) -> None:

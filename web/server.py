@@ -8,11 +8,14 @@ import time
 from typing import Any
 
 import waitress
+import waitress.utilities
 from flask import Flask
 from waitress.channel import HTTPChannel
+from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 from waitress.task import ErrorTask
 
 from captioning.litert import CPU_COUNT
+from web.metrics import log_event
 from web.model import reload_in_background
 
 
@@ -34,7 +37,8 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
     so slow clients cost none, and it reports when a client has gone.
 
     A request that waits for a caption holds a thread. So there is a thread for each photo in the queue and in a batch
-    on each core, and some more to read photos, refuse requests and answer probes. A request that is too large
+    on each core, for each ZIP file, site and picture of attention that may be made at a time, and some more to refuse
+    requests and answer probes. A request that is too large
     is read to its end, up to twice ``MAX_CONTENT_LENGTH`` or the size of a clip, because browsers show the error page
     only then.
     """
@@ -43,7 +47,7 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
     server = waitress.create_server(
         app,
         sockets=[listener],
-        threads=app.config["QUEUE_LENGTH"] + CPU_COUNT * app.config["MAX_BATCH"] + 8,
+        threads=app.config["QUEUE_LENGTH"] + CPU_COUNT * app.config["MAX_BATCH"] + 24,
         connection_limit=1000,
         asyncore_use_poll=True,  # more than 1024 open files
         clear_untrusted_proxy_headers=not app.config["PROXIES"],  # ProxyFix reads them
@@ -53,7 +57,7 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
         inbuf_overflow=in_memory,
         outbuf_overflow=in_memory,
     )
-    server.channel_class = BoundedChannel
+    server.channel_class, server.count_refusal = BoundedChannel, app.extensions["metrics"].refusal
     server.upload_timeout = app.config["UPLOAD_TIMEOUT"]
     server.upload_limit = max(512 * 2**20, 3 * clip)
     return server
@@ -62,7 +66,13 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
 REFUSALS = {
     413: "This upload is far too large. Choose fewer or smaller photos.",
     431: "The headers of this request are too long.",
+    500: "Something went wrong on our side. Please try again.",
+    503: "This server has no disk space for clips. Tell its operator.",
 }
+
+
+class DiskFull(waitress.utilities.Error):
+    code, reason = 503, "Service Unavailable"
 
 
 class Refusal(ErrorTask):
@@ -71,12 +81,23 @@ class Refusal(ErrorTask):
     def execute(self) -> None:
         error = self.request.error
         message = REFUSALS.get(error.code, "The server cannot understand this request.")
+        self.channel.server.count_refusal(error.code)
         body = json.dumps({"status": "error", "message": message}).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
+
+
+class Nowhere:
+    """A buffer of waitress that keeps nothing."""
+
+    def append(self, data: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class BoundedChannel(HTTPChannel):
@@ -88,19 +109,43 @@ class BoundedChannel(HTTPChannel):
     """
 
     error_task_class = Refusal
+    request: Any
 
     def received(self, data: bytes) -> bool:
         if self.request is None:
             self.since = time.monotonic()
         elif time.monotonic() - self.since > self.server.upload_timeout:
-            self.will_close = True
-            return False
+            return self.give_up("too slow")
         channels = self.server.active_channels.values()
         held = sum(r.body_bytes_received for c in channels for r in (*c.requests, c.request) if r)
         if self.request and held > self.server.upload_limit:
-            self.will_close = True
-            return False
-        return super().received(data)
+            return self.give_up("too many uploads at a time")
+        body = self.request and self.request.body_rcv
+        if isinstance(body, ChunkedReceiver):  # tiny chunks and long lines between them take much time
+            overhead = self.request.body_bytes_received - len(body)
+            if overhead > len(body) + 2**16 or len(body.control_line) + len(body.trailer) > 2**12:
+                return self.give_up("too many chunks")
+        try:
+            return super().received(data)
+        except OSError:  # the temporary file of a large request cannot be written
+            if not isinstance(self.request.body_rcv, FixedStreamReceiver):
+                return self.give_up("no disk space")
+            self.request.error = DiskFull("")
+            self.request.body_rcv.buf = Nowhere()  # the client reads an answer when it has sent all
+            return super().received(data)
+
+    def give_up(self, reason: str) -> bool:
+        """Close the connection."""
+        log_event("upload closed", reason=reason)
+        self.will_close = True
+        return False
+
+    def send_continue(self) -> None:
+        """Ask for the body, unless the request is refused already or has none."""
+        if self.request.completed:
+            self.request.expect_continue = False
+        else:
+            super().send_continue()
 
 
 def run(server: Any, app: Flask, ready: str) -> None:

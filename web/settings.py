@@ -20,7 +20,7 @@ DEFAULTS = {
     "MAX_FORM_PARTS": 100,  # files and other fields in a request
     "MAX_BATCH": 5,  # photos that a core computes together
     "BATCH_WAIT": 0,  # seconds that a photo waits for others when all cores are idle
-    "QUEUE_LENGTH": 64,  # photos that wait for the model; one more is refused (503)
+    "QUEUE_LENGTH": 64,  # photos that are read or wait for the model; one more is refused (503)
     "REQUEST_TIMEOUT": 30,  # seconds until a request is refused (503)
     "UPLOAD_TIMEOUT": 300,  # seconds until a connection whose request has not fully arrived is closed
     "VIDEO_SECONDS": 180,  # length of a clip
@@ -58,6 +58,8 @@ def load_settings(config: Config, root: Path) -> None:
             value = "" if name == "API_KEYS" else f"={config[name]!r}"  # keys stay out of the log
             example = EXAMPLES.get(name, repr(default))
             raise ValueError(f"{PREFIX}{name}{value} is not understood. An example: {example}.")
+    if config["MAX_PHOTOS"] > config["QUEUE_LENGTH"]:
+        raise ValueError(f"{PREFIX}MAX_PHOTOS is larger than {PREFIX}QUEUE_LENGTH: such a request would find no room.")
 
 
 def _is_valid(name: str, value: Any, default: Any) -> bool:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from threading import Semaphore
 from typing import IO, Any, NoReturn
 
-from flask import Flask, Request, abort, current_app, g, request
+from flask import Flask, Request, Response, abort, current_app, g, request
 from flask_babel import gettext as _
 from pydantic import BaseModel, Field, field_validator
 from pydantic_core import PydanticCustomError
@@ -135,9 +135,8 @@ def enqueue(file: FileStorage, options: Options, preview: int | None = None) -> 
     """
     captions = current_app.extensions["captions"]
     try:
-        if captions.full:  # checked before the photo is read
-            raise QueueFull
-        photo = read(file, captions.generator.config["image_size"], preview)
+        with captions.coming():
+            photo = read(file, captions.generator.config["image_size"], preview)
         gone = request.environ.get("waitress.client_disconnected", lambda: False)
         g.answers.append(
             captions.submit(
@@ -173,8 +172,11 @@ def wait(answer: Future[Caption]) -> Caption:
     try:
         with span("wait for caption"):
             return answer.result(seconds_left())
-    except (TimeoutError, CancelledError):
+    except TimeoutError:
         refuse_late()
+    except CancelledError:  # the queue drops photos of clients that have hung up
+        current_app.extensions["metrics"].errors.labels("client gone").inc()
+        abort(Response(status=499))  # as in nginx's log; nobody reads it
     except Exception:
         current_app.extensions["metrics"].errors.labels("batch failed").inc()
         raise

@@ -107,9 +107,15 @@ def test_full_queue_refuses_at_once(queue):
     answers = [captions.submit(grey()) for _ in range(3)]
     with pytest.raises(QueueFull):
         captions.submit(grey())
-    assert captions.full and len(captions) == 3
+    with pytest.raises(QueueFull), captions.coming():
+        pass
+    assert len(captions) == 3
     captions.generator.gate.set()
-    assert all(answer.result(20) for answer in answers) and not captions.full
+    assert all(answer.result(20) for answer in answers)
+    with captions.coming(), captions.coming(), captions.coming():
+        with pytest.raises(QueueFull), captions.coming():
+            pass
+        assert captions.submit(grey()).result(20), "one of those that were read"
 
 
 def test_a_photo_that_nobody_waits_for_costs_no_batch(queue):

@@ -134,8 +134,7 @@ def test_a_search_keeps_the_models_used_last_in_memory(monkeypatch):
     loaded = []
     monkeypatch.setattr("captioning.exported.Model", lambda sources: sources)
     search = ExportedSearch(lambda language, width: loaded.append((language, width)) or {1: b""})
-    first = [("en", 1), ("de", 1), ("en", 2), ("en", 3), ("en", 4), ("en", 5)]
-    assert len(first) == MODELS_IN_MEMORY
+    first = [("en", 1), ("de", 1), *(("en", width) for width in range(2, MODELS_IN_MEMORY))]
     for which in (*first, ("en", 1), ("fr", 1), ("en", 1), ("de", 1)):
         search.model(*which)
     assert loaded == [*first, ("fr", 1), ("de", 1)]

@@ -40,6 +40,23 @@ def test_access_log_has_no_file_names(small_app, caplog):
     assert [line["route"] for line in lines] == ["/", "/", None]
 
 
+def test_what_is_sent_is_counted(small_app, client):
+    """The compressed answer, and 304 where the browser has it."""
+    headers = {"Accept-Encoding": "br"}
+    first = client.get("/static/page.js", headers=headers)
+    again = client.get("/static/page.js", headers=headers | {"If-None-Match": first.headers["ETag"]})
+    assert (first.status_code, again.status_code) == (200, 304)
+    counted = client.get("/metrics").text
+    for status in (200, 304):
+        assert f'{{route="GET /static/<path:filename>",status="{status}"}} 1.0' in counted
+
+
+def test_a_range_is_one_of_the_file(client):
+    whole = client.get("/static/page.js").data
+    part = client.get("/static/page.js", headers={"Accept-Encoding": "br", "Range": "bytes=10-99"})
+    assert part.status_code == 206 and part.data == whole[10:100] and "Content-Encoding" not in part.headers
+
+
 def test_health_and_ready(client):
     assert client.get("/health").json == {"status": "ok"}
     assert client.get("/ready").json == {"status": "ready"}

@@ -39,6 +39,7 @@ def guarded(make_app):
         {"Authorization": "Bearer"},
         {"Authorization": f"Bearer {KEY}x"},
         {"Authorization": "Basic nonsense"},
+        {"Authorization": "Basic \xe9"},
         {"Authorization": "Basic " + base64.b64encode(f"{KEY}:".encode()).decode()},
     ],
 )
@@ -92,6 +93,18 @@ def test_wrong_keys_count_for_the_rate_limit(make_app, send):
     app = make_app(API_KEYS=[KEY], RATE_LIMIT="2 per minute")
     codes = [send(app, picture(), **{"X-API-Key": f"guess-{n}"}).status_code for n in range(3)]
     assert codes == [401, 401, 429]
+
+
+def test_a_key_cannot_be_guessed_by_get(make_app):
+    client = make_app(API_KEYS=[KEY], RATE_LIMIT="2 per minute").test_client()
+
+    def get(headers):
+        return client.get("/model/metadata", headers=headers).status_code
+
+    assert [get({"X-API-Key": KEY}) for _ in range(3)] == [200] * 3
+    assert [get({}) for _ in range(3)] == [401] * 3
+    assert [get({"X-API-Key": "guess"}), get({"Authorization": "Bearer guess"})] == [401, 401]
+    assert get({"X-API-Key": "guess"}) == 429
 
 
 def test_keys_are_not_logged(guarded, send, caplog):

@@ -49,6 +49,17 @@ def test_rate_limit_for_each_client_behind_a_proxy(make_app, monkeypatch):
     assert codes == [400, 400, 429]
 
 
+def test_an_ipv6_network_is_one_client(make_app):
+    client = make_app(RATE_LIMIT="1 per minute").test_client()
+
+    def post(address):
+        return client.post("/", environ_overrides={"REMOTE_ADDR": address}).status_code
+
+    assert [post("2001:db8::1"), post("2001:db8::2"), post("2001:db8:0:1::1")] == [400, 429, 400]
+    assert [post("::ffff:192.0.2.1"), post("192.0.2.1"), post("::ffff:192.0.2.2")] == [400, 429, 400]
+    assert [post("unknown"), post("unknown")] == [400, 429]
+
+
 def test_other_origins(make_app, send):
     friend, stranger = "https://friend.example", "https://stranger.example"
     closed, opened = make_app(), make_app(ALLOWED_ORIGINS=[friend])

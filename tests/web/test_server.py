@@ -1,5 +1,6 @@
 """The real server: many clients, limits, and a stop in the middle of work."""
 
+import errno
 import json
 import os
 import signal
@@ -30,6 +31,9 @@ def test_a_client_that_hangs_up_is_dropped(small_app, model):
         wait_until(lambda: len(captions) == 2)
         model.gate.set()
         assert patient.result() == 200
+        counted = get(address, "/metrics")
+        assert 'kind="client gone"} 1.0' in counted and 'kind="timeout"' not in counted
+        assert 'status="503"' not in counted
     assert model.batches == [1, 1]
 
 
@@ -66,6 +70,68 @@ def test_what_waitress_refuses_is_json_too(small_app, request_, code):
         head, body = client.makefile("rb").read().split(b"\r\n\r\n", 1)
         assert int(head.split()[1]) == code and b"application/json" in head
         assert json.loads(body)["status"] == "error" and json.loads(body)["message"].endswith(".")
+
+
+@pytest.mark.parametrize(("head", "code"), [
+    (b"POST /model/predict HTTP/1.1\r\nContent-Length: 99999999999\r\n", 413),
+    (b"POST /model/predict HTTP/1.1\r\nContent-Length: 0\r\n", 400),
+    (b"GET /health HTTP/1.1\r\n", 200),
+])  # fmt: skip
+def test_expect_where_no_body_is_wanted(small_app, head, code):
+    """curl expects "100 Continue" before it sends more than a megabyte."""
+    with Serving(small_app) as (_, address), connect(address) as client:
+        client.sendall(head + b"Host: a\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n")
+        assert int(client.makefile("rb").readline().split()[1]) == code
+
+
+def test_expect_before_a_photo(small_app):
+    head, body = raw_request(picture()).split(b"\r\n\r\n", 1)
+    with Serving(small_app) as (_, address), connect(address) as client:
+        client.sendall(head + b"\r\nExpect: 100-continue\r\n\r\n")
+        file = client.makefile("rb")
+        assert file.readline().split()[1] == b"100" and file.readline() == b"\r\n"
+        client.sendall(body)
+        assert file.readline().split()[1] == b"200"
+
+
+def test_refusals_are_counted(small_app):
+    with Serving(small_app) as (_, address):
+        with connect(address) as client:
+            client.sendall(b"nonsense\r\n\r\n")
+            client.makefile("rb").read()
+        assert 'captioner_requests_total{route="other",status="400"} 1.0' in get(address, "/metrics")
+
+
+@pytest.mark.parametrize("chunks", [b"1\r\nx\r\n" * 2**16, b"1" * 2**14])
+def test_chunks_that_take_much_time_end_the_connection(small_app, chunks):
+    with Serving(small_app) as (server, address), connect(address) as client:
+        with suppress(ConnectionError):
+            client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for start in range(0, len(chunks), 2**12):
+                client.sendall(chunks[start : start + 2**12])
+        wait_until(lambda: not server.active_channels)
+
+
+def test_a_chunked_photo(small_app):
+    head, body = raw_request(picture()).split(b"\r\n\r\n", 1)
+    head = b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length"))
+    pieces = [body[start : start + 100] for start in range(0, len(body), 100)]
+    chunked = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    with Serving(small_app) as (_, address), connect(address) as client:
+        client.sendall(head + b"\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked)
+        assert client.makefile("rb").readline().split()[1] == b"200"
+
+
+def test_a_large_request_on_a_full_disk_is_503(make_app, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(waitress.buffers, "TempfileBasedBuffer", full)
+    with Serving(make_app(MAX_CONTENT_LENGTH=2**20)) as (_, address), connect(address) as client:
+        with suppress(ConnectionError):
+            client.sendall(raw_request(bytes(3 * 2**20), "/api/videos"))
+        head, body = client.makefile("rb").read().split(b"\r\n\r\n", 1)
+        assert head.startswith(b"HTTP/1.1 503") and "no disk space" in json.loads(body)["message"]
 
 
 def test_large_uploads_stay_in_memory(small_app, monkeypatch):

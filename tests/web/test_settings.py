@@ -21,6 +21,7 @@ def test_the_environment_replaces_defaults(make_app, monkeypatch):
         *[("MAX_BATCH", value) for value in ("many", "0", "true", "1.5")],
         *[("RATE_LIMIT", "600"), ("ALLOWED_ORIGINS", "https://a.org"), ("BEAM_WIDTH", "11")],
         ("REQUEST_TIMEOUT", "Infinity"),
+        ("MAX_PHOTOS", "65"),
         ("API_KEY", '["misspelt"]'),
     ],
 )

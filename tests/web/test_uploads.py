@@ -9,18 +9,37 @@ import time
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
-from helpers import ROOT, grey, keep_busy, photo, picture, wait_until
+from helpers import ROOT, Serving, get, grey, keep_busy, photo, picture, upload, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from captioning.images import MAX_PIXELS
+from captioning.images import MAX_PIXELS, ImageError
 
 
 def small(format: str = "PNG", size: tuple[int, int] = (60, 40), **options) -> bytes:
     return picture(0, size, format, **options)
+
+
+def test_photos_that_are_read_count_as_waiting(make_app, model):
+    """Pictures that take long to read leave threads for refusals and probes."""
+    app = make_app(QUEUE_LENGTH=2)
+    reading = Future()
+    with (
+        Serving(app) as (_, address),
+        ThreadPoolExecutor(2) as clients,
+        patch.object(app.extensions["images"], "submit", lambda *_, **__: reading),
+    ):
+        first = [clients.submit(upload, address) for _ in range(2)]
+        wait_until(lambda: app.extensions["captions"]._coming == 2)
+        assert [upload(address) for _ in range(3)] == [503] * 3
+        assert '"ok"' in get(address, "/health")
+        reading.set_exception(ImageError("No.", "damaged"))
+        assert [answer.result() for answer in first] == [422, 422]
+        assert upload(address) == 422
 
 
 def test_full_queue_is_503_with_retry_after(make_app, model, send):
@@ -28,7 +47,7 @@ def test_full_queue_is_503_with_retry_after(make_app, model, send):
     keep_busy(app.extensions["captions"])
     with ThreadPoolExecutor(2) as clients:
         served = [clients.submit(send, app, picture()) for _ in range(2)]
-        wait_until(lambda: app.extensions["captions"].full)
+        wait_until(lambda: len(app.extensions["captions"]) == 2)
         for path in ("/", "/model/predict"):
             response = send(app, picture(), to=path)
             assert response.status_code == 503 and int(response.headers["Retry-After"]) > 0
