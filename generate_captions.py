@@ -54,7 +54,7 @@ def find_photos(arguments: Iterable[str]) -> list[Path]:
     for path in map(Path, arguments):
         if os.path.isdir(path):  # pathlib raises an error for a folder that may not be read
             found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("._"))
-            photos += sorted(p for p in found if not p.is_dir())
+            photos += sorted(p for p in found if not os.path.isdir(p))
         else:
             photos.append(path)
     return photos
@@ -224,7 +224,8 @@ def add_metadata(path: Path, caption: Caption, in_place: bool, overwrite: bool) 
     except OSError as error:
         return f"The metadata cannot be written ({error.strerror or error})."
     if kept:
-        tqdm.write(f"kept: {path}: {', '.join(kept)} (--overwrite replaces it)", file=sys.stderr)
+        hint = "" if overwrite else " (--overwrite replaces it)"
+        tqdm.write(f"kept: {path}: {', '.join(kept)}{hint}", file=sys.stderr)
     return None
 
 
@@ -302,6 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:
         print(f"error: cannot write {options.output or 'to standard output'}: {error.strerror}", file=sys.stderr)
+        if options.output:
+            return 2
         with contextlib.suppress(OSError):  # what is left in the buffer would fail again at the exit, with another code
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 2

@@ -61,11 +61,14 @@ def main():
         path = Path(folder) / "features.pkl"
         np.lib.format.open_memmap(path.with_suffix(".npy"), "w+", "float16", (len(names), REGIONS, DEPTH)).flush()
         rows = {name: i for i, name in enumerate(names)}
-        write_pickle(path, {"array": "features.npy", "rows": rows, "failed": {}})
+        fingerprint = {"bytes": [(name, 1) for name in names], "weights": 0}
+        index = {"fingerprint": fingerprint, "array": "features.npy", "rows": rows, "failed": {}, "done": len(names)}
+        write_pickle(path, index)
         report(f"{len(captions):,} photos with {CAPTIONS} captions each, {len(tokenizer):,} words")
         decoder = build_decoder("attention", len(tokenizer), REGIONS, DEPTH, units=512, precision=training_precision())
+        some = dict(islice(captions.items(), 1))  # for validation
         training = KINDS[options.kind](
-            decoder, tokenizer, captions, {}, Path(folder) / "run", epochs=1, features=load_features(path),
+            decoder, tokenizer, captions, some, Path(folder) / "run", epochs=1, features=load_features(path),
             batch_size=BATCH,
         )  # fmt: skip
         report("training is set up")

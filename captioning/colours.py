@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageCms
 
+BITS, WHITE_IS_ZERO = (258, 0), (262, 0)  # keys of `info`, which no file can have: tags of TIFF
 LINEAR = re.compile(b"linear|-g10", re.IGNORECASE)  # in the names of profiles of sRGB's primaries without its curve
 
 
@@ -59,17 +60,17 @@ def _on_white(image: Image.Image) -> Image.Image:
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Scales 16-bit grey by its full range, and 32-bit or floating point grey by its brightest value.
 
-    Of a TIFF file, `info` may hold the `bits` of the file, and `white_is_zero`.
+    Of a TIFF file, `info` holds the `BITS` of the file, and whether `WHITE_IS_ZERO`.
     """
 
     def values(strip: Image.Image) -> np.ndarray:
         return np.nan_to_num(np.asarray(strip, np.float32))
 
     whole_range = image.mode.startswith("I;16")
-    highest = 2 ** image.info.get("bits", 16) - 1
+    highest = 2 ** image.info.get(BITS, 16) - 1
     brightest = highest if whole_range else max(values(strip).max() for _, strip in _strips(image))
     result = Image.new("L", image.size)
     for top, strip in _strips(image):
         grey = np.uint8(np.clip(values(strip) / max(brightest, 1e-12), 0, 1) * 255 + 0.5)
-        result.paste(Image.fromarray(255 - grey if image.info.get("white_is_zero") else grey), (0, top))
+        result.paste(Image.fromarray(255 - grey if image.info.get(WHITE_IS_ZERO) else grey), (0, top))
     return result

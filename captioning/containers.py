@@ -154,8 +154,7 @@ def _with_iptc(photoshop: bytes, iptc: bytes) -> bytes:
     found, new = False, []
     for number, _, whole in _resources(photoshop):
         if number == IPTC_RESOURCE:
-            if not found:
-                new.append(resource(number, iptc))
+            new.append(resource(number, iptc))
             found = True
         elif number == DIGEST_RESOURCE:
             new.append(resource(number, hashlib.md5(iptc, usedforsecurity=False).digest()))

@@ -121,7 +121,7 @@ class CaptionGenerator:
             )  # fmt: skip
             try:
                 from captioning.network.export import convert_folder  # imports TensorFlow
-            except ImportError as error:
+            except ModuleNotFoundError as error:
                 raise ArtifactError(
                     f"{folder} holds no exported models, and {error.name} is not installed here. Where training is "
                     f"installed, run: .venv/bin/python -m captioning.network.export {folder}"

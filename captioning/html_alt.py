@@ -27,9 +27,11 @@ MARK = "data-mark-"
 IMG = re.compile(rb"<img(?=[\s/>])", re.IGNORECASE)
 DECLARED = re.compile(rb"<(?:meta[^>]+charset|\?xml[^>]+encoding)\s*=\s*[\"']?\s*([\w-]+)", re.IGNORECASE)
 XHTML = re.compile(rb"^\s*<\?xml|<html[^>]+http://www\.w3\.org/1999/xhtml", re.IGNORECASE)
-EMPTY = re.compile(rb"<(script|style|title|textarea|iframe|noscript|xmp|noembed|noframes)\b([^<>]*)/>", re.IGNORECASE)
+EMPTY = re.compile(  # not in a string of a script
+    rb"(?<![\"'`])<(script|style|title|textarea|iframe|noscript|xmp|noembed|noframes)\b([^<>]*)/>", re.IGNORECASE
+)
 LAZY = ("data-src", "data-lazy-src", "data-original", "src")
-"""Attributes with the address of an image. With the first ones, a script loads the image; src is a placeholder then."""
+"""Attributes with the address of an image. With the first ones, a script loads the image; src may be a placeholder."""
 TEMPLATE = re.compile(rb"(</?)template(?=[\s/>])", re.IGNORECASE)
 WIDE = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}  # all others have the bytes of ASCII
 
@@ -41,7 +43,7 @@ class HtmlError(ValueError):
 class Image(NamedTuple):
     """An `<img>` without alt text. `source` is its address, joined with the page's base address; "" if it has none.
 
-    It is that of a script which loads images late, if there is one; without `src`, it is the first of `srcset`.
+    Of the addresses in `LAZY` and the first one in `srcset`, it is the first that may be a file beside the page.
     """
 
     position: int
@@ -126,20 +128,28 @@ def answer(page: bytes) -> Iterator[list[Image]]:
         if mark is None or "alt" in attributes or hidden:
             continue
         position = positions[int(mark.removeprefix(MARK))]
-        first_in_set = (attributes.get("srcset") or "").strip().partition(" ")[0].rstrip(",")
-        source = next((s for name in LAZY if (s := (attributes.get(name) or "").strip())), first_in_set)
-        with contextlib.suppress(ValueError):  # what is no address is reported as it stands
-            source = source and _join(base, source)
-        images.append(Image(position, bisect(ends, position) + 1, source))
+        first_in_set = [part.rstrip(",") for part in (attributes.get("srcset") or "").split()[:1]]
+        sources = [(attributes.get(name) or "").strip() for name in LAZY] + first_in_set
+        line = bisect(ends, position) + 1
+        found = [Image(position, line, _join(base, source)) for source in sources if source]
+        images.append(next(filter(local_path, found), found[0] if found else Image(position, line, "")))
     yield sorted(images)
 
 
 def _join(base: str, source: str) -> str:
-    """Like `urljoin`, but a path that leads out of a relative base keeps its dots, as in ``../`` and ``../a.jpg``."""
-    parts = urlsplit(base), urlsplit(source)
-    if any(part.scheme or part.netloc or part.path.startswith("/") for part in parts) or not parts[1].path:
-        return urljoin(base, source)
-    return base[: base.rfind("/") + 1] + source
+    """Like `urljoin`, but a path that leads out of a relative base keeps its dots, as in ``../`` and ``../a.jpg``.
+
+    What is no address stays as it is.
+    """
+    try:
+        parts = urlsplit(base), urlsplit(source)
+        if any(part.scheme or part.netloc or part.path.startswith("/") for part in parts) or not parts[1].path:
+            return urljoin(base, source)
+    except ValueError:
+        return source
+    folder, _, last = parts[0].path.rpartition("/")
+    folders = [*([folder] if folder else []), *([last] if last in (".", "..") else [])]
+    return "/".join([*folders, source])
 
 
 def _with_ascii(page: bytes) -> tuple[bytes, Callable[[bytes], bytes]]:

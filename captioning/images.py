@@ -25,7 +25,7 @@ from PIL import (  # noqa: F401  # else Pillow loads all its 40 plugins
 )
 from PIL.JpegImagePlugin import JpegImageFile
 
-from captioning.colours import to_rgb, to_srgb
+from captioning.colours import BITS, WHITE_IS_ZERO, to_rgb, to_srgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 """The only formats that are tried, whatever the name of the file. No other Pillow plugin runs."""
@@ -39,7 +39,6 @@ MAX_PIXELS = 50_000_000
 """Larger pictures are refused as soon as their header is read, before any pixel is decoded."""
 
 PngImagePlugin.MAX_TEXT_CHUNK = 2**23  # bytes; some programs store metadata of more than Pillow's one megabyte
-TiffImagePlugin.READ_LIBTIFF = True  # Pillow's own reader takes planes of 16 bits for planes of eight
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,6 +50,8 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a picture with an EXIF orientation upright."""
+
+WITH_ORIENTATION = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # in the `info` of an image
 
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of a JPEG's segment, scan or end
 MAX_SCANS = 15
@@ -266,6 +267,8 @@ def _decode(image: Image.Image, min_size: tuple[int, int] | None = None) -> Imag
         raise _too_large()
     if width * height == 0:
         raise damaged()
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and _has_wide_planes(image.tag_v2):
+        raise _unsupported(b"")
     try:
         if min_size:
             side = 2 * max(min_size)  # of both sides, because the photo may be rotated later
@@ -274,13 +277,21 @@ def _decode(image: Image.Image, min_size: tuple[int, int] | None = None) -> Imag
         if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
             image = image.convert("RGB")  # its fourth byte has no meaning
         if isinstance(image, TiffImagePlugin.TiffImageFile):  # for grey of more than eight bits
-            image.info["bits"] = next(iter(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ())), 16)
-            image.info["white_is_zero"] = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+            image.info[BITS] = next(iter(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ())), 16)
+            image.info[WHITE_IS_ZERO] = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
         return to_rgb(to_srgb(_upright(image), min_size))
     except MemoryError as error:
         raise too_much_memory() from error
     except Exception as error:  # broken pixel data can raise anything
         raise damaged() from error
+
+
+def _has_wide_planes(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
+    """Whether a TIFF has planes of more than eight bits without compression, which Pillow takes for eight."""
+    bits = next(iter(tags.get(TiffImagePlugin.BITSPERSAMPLE, ())), 8)
+    return (
+        bits > 8 and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and tags.get(TiffImagePlugin.COMPRESSION) == 1
+    )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -293,7 +304,11 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(image: Image.Image) -> Image.Image:
     turn = TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    image = image.transpose(turn)
+    image.info = {key: value for key, value in image.info.items() if key not in WITH_ORIENTATION}
+    return image
 
 
 def _array_to_rgb(array: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ site.files["site/pics/dog.jpg"]                                       # its byte
 ```
 """
 
+import contextlib
 import io
 import posixpath
 import unicodedata
@@ -126,11 +127,12 @@ def _file_name(info: zipfile.ZipInfo, encoding: str = "cp437") -> str:
     """
     name = info.filename
     if not info.flag_bits & 0x800:  # else they are in UTF-8
-        raw = name.encode("cp437")
-        try:
-            name = raw.decode("utf-8")
-        except UnicodeError:
-            name = raw.decode(encoding)
+        with contextlib.suppress(UnicodeEncodeError):  # Python 3.12 has read a name in UTF-8 from another field
+            raw = name.encode("cp437")
+            try:
+                name = raw.decode("utf-8")
+            except UnicodeDecodeError:
+                name = raw.decode(encoding)
     return posixpath.normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
 
 

@@ -8,6 +8,7 @@ import { offerSpeech } from "./speech.js";
 
 const PARALLEL = 4; // photos sent at a time: the server captions them in one batch
 const TRIES = 4; // for a photo that the server is too busy for, or does not get
+const LONGEST = 60; // seconds to wait before the next try
 const BUSY = [0, 429, 502, 503, 504]; // 0: no answer
 
 const form = document.querySelector("#upload");
@@ -80,10 +81,10 @@ async function send(job, tries = 1) {
     text.textContent = texts.writing;
   };
   request.onload = request.onerror = () => {
-    if (!BUSY.includes(request.status) || tries === TRIES) return finish(job, answerCard(job));
+    const seconds = request.getResponseHeader("Retry-After") ?? 2 ** (tries - 1);
+    if (!BUSY.includes(request.status) || tries === TRIES || !(seconds <= LONGEST)) return finish(job, answerCard(job));
     text.textContent = waitingText;
     bar.value = 0;
-    const seconds = request.getResponseHeader("Retry-After") ?? 2 ** (tries - 1);
     setTimeout(() => active.has(job) && send(job, tries + 1), 1000 * seconds);
   };
   request.send(body);

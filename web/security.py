@@ -17,6 +17,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from web.errors import API_PATHS
 from web.schemas import Problem
+from web.uploads import RETRY_AFTER
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -55,12 +56,22 @@ def limit_clients(app: Flask) -> None:
     """Refuse (429) more POST requests from one address than ``RATE_LIMIT``."""
     if app.config["PROXIES"]:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=app.config["PROXIES"], x_proto=app.config["PROXIES"])  # type: ignore[method-assign]
+
+    @app.after_request  # runs after the limiter's own, which sets the end of its window in each answer
+    def correct_retry_after(response: Response) -> Response:
+        if response.status_code == 503:
+            response.headers["Retry-After"] = str(RETRY_AFTER)
+        elif response.status_code != 429:
+            response.headers.pop("Retry-After", None)
+        return response
+
     limiter = Limiter(
         client,
         app=app,
         application_limits=[app.config["RATE_LIMIT"]],
         enabled=bool(app.config["RATE_LIMIT"]),
         storage_uri="memory://",
+        request_identifier=lambda: request.endpoint or "other",  # else requests of unknown addresses are not limited
         headers_enabled=True,  # Retry-After among them
     )
 

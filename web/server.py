@@ -123,7 +123,7 @@ class BoundedChannel(HTTPChannel):
         body = self.request and self.request.body_rcv
         if isinstance(body, ChunkedReceiver):  # tiny chunks and long lines between them take much time
             overhead = self.request.body_bytes_received - len(body)
-            if overhead > len(body) + 2**16 or len(body.control_line) + len(body.trailer) > 2**12:
+            if overhead > len(body) / 8 + 2**16 or len(body.control_line) + len(body.trailer) > 2**12:
                 return self.give_up("too many chunks")
         try:
             return super().received(data)

@@ -23,6 +23,7 @@ from captioning.images import ImageError
 from web.tracing import span
 
 VIDEOS = "/api/videos"
+RETRY_AFTER = 5  # seconds
 MAX_FIELDS = 100_000  # of a form without files: four for each caption that the gallery downloads
 IMAGE_STATUS = {"unsupported": 415, "damaged": 422, "too large": 413}
 
@@ -211,4 +212,4 @@ def refuse_full() -> NoReturn:
 def refuse_busy(kind: str, message: str) -> NoReturn:
     """Answer 503, and count it under ``kind``."""
     current_app.extensions["metrics"].errors.labels(kind).inc()
-    raise ServiceUnavailable(message, retry_after=5)
+    raise ServiceUnavailable(message, retry_after=RETRY_AFTER)

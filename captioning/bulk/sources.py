@@ -6,6 +6,7 @@ not done as a whole. Paths are absolute: ``/folder/a.jpg`` or ``s3://bucket/fold
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -149,6 +150,9 @@ def _walk(folder: str) -> list[str]:
 
     found, visited = [], set()
     for parent, folders, names in os.walk(folder, onerror=report, followlinks=True):
+        if not os.access(parent, os.X_OK):  # its files cannot be opened, and pyarrow would stop
+            report(PermissionError(errno.EACCES, "Permission denied", parent))
+            continue
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in visited:  # by a link to a folder above it, for example
             folders.clear()

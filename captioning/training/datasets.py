@@ -144,7 +144,7 @@ def trained_splits(dataset: Dataset, folder: str | Path, trained_on: str) -> dic
     splits = {split: {n: c for n, c in splits[split].items() if n in dataset.image_paths} for split in SPLITS}
     if any(splits.values()):
         return splits
-    if dataset.drawn and dataset.name == trained_on:
+    if dataset.drawn and dataset.name.lower() == trained_on.lower():
         raise DatasetError(
             f"The model in {folder} was trained on {trained_on}, perhaps on photos that are test photos here: the "
             f"splits of this copy are drawn at random. Use a copy with the official splits, such as Karpathy's "

@@ -29,16 +29,15 @@ addEventListener("fetch", (event) => {
 });
 
 async function answer(event, path) {
-  const cache = await caches.open(NAME);
-  try {
-    const response = await fetch(event.request);
-    if (response.ok) event.waitUntil(cache.put(path, response.clone()));
+  const response = await fetch(event.request).catch(() => null);
+  if (response && ![502, 503, 504].includes(response.status)) {
+    const copy = response.clone();
+    if (response.ok) event.waitUntil(caches.open(NAME).then((cache) => cache.put(path, copy)).catch(() => {})); // no room
     return response;
-  } catch (error) {
-    const kept = await cache.match(path, { ignoreVary: true });
-    if (!kept) throw error;
-    if (event.request.mode !== "navigate") return kept;
-    const html = (await kept.text()).replace("<html", "<html data-kept");
-    return new Response(html, { headers: kept.headers });
   }
+  const kept = await caches.match(path, { cacheName: NAME, ignoreVary: true }).catch(() => null);
+  if (!kept) return response ?? Response.error();
+  if (event.request.mode !== "navigate") return kept;
+  const html = (await kept.text()).replace("<html", "<html data-kept");
+  return new Response(html, { headers: kept.headers });
 }

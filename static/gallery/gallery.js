@@ -214,8 +214,7 @@ function render() {
 }
 
 function renderWords() {
-  const ranked = rankWords([...photos.values()], WORDS, JSON.parse(common));
-  for (const word of words) if (!ranked.some(([other]) => other === word)) ranked.push([word, 0, word]);
+  const ranked = rankWords([...photos.values()], WORDS, JSON.parse(common), words);
   const list = find("#words ol");
   const have = [...list.querySelectorAll("button")];
   ranked.forEach(([word, count, written], index) => {
@@ -351,8 +350,8 @@ async function takeChanges() {
   const reviewing = () => find("#review").open;
   const all = changed.has(null);
   if (unstored || (all && reviewing())) return;
-  const ids = (all ? [...photos.keys()] : [...changed]).filter((id) => !reviewing() || id !== review.shown);
-  for (const id of all ? [null, ...changed] : ids) changed.delete(id);
+  const ids = [...new Set([...(all ? photos.keys() : []), ...changed])].filter((id) => id !== null && !(reviewing() && id === review.shown));
+  for (const id of [null, ...ids]) changed.delete(id);
   if (all) forgetThumbnails();
   for (const id of ids) {
     const photo = await loadPhoto(id).catch(() => photos.get(id));
@@ -377,6 +376,14 @@ function restoreFilters() {
   }
   for (const select of filters.querySelectorAll("select")) if (select.selectedIndex < 0) select.selectedIndex = 0;
 }
+
+addEventListener("hashchange", () => {
+  words.clear();
+  filters.reset();
+  restoreFilters();
+  page = 0;
+  render();
+});
 
 find("#words").open = matchMedia("(min-width: 56rem)").matches;
 restoreFilters();

@@ -5,6 +5,7 @@ import { isUnreadable } from "../shared.js";
 const GROUP = 8; // photos in a request
 const PARALLEL = 3; // requests at a time
 const TRIES = 5; // for a request that the server is too busy for, or does not get
+const LONGEST = 60; // seconds to wait before the next try
 const BUSY = [429, 502, 503, 504];
 
 export class Sender {
@@ -108,7 +109,9 @@ export class Sender {
     for (let wait = 1; wait < 2 ** TRIES && !signal.aborted; wait *= 2) {
       response = await fetch(items[0].address, { method: "POST", body, signal }).catch(() => null);
       if (response && !BUSY.includes(response.status)) break;
-      await pause(1000 * (response?.headers.get("Retry-After") ?? wait), signal);
+      const seconds = Number(response?.headers.get("Retry-After") ?? wait);
+      if (!(seconds <= LONGEST)) break;
+      await pause(1000 * seconds, signal);
     }
     if (signal.aborted) return [];
     const answer = await response?.json().catch(() => null);

@@ -16,8 +16,9 @@ export function wordsOf(photo) {
 /**
  * [word in lower case, number of photos, word as it is written], the most frequent first.
  * @param {Record<string, string[]>} common language → words that are left out
+ * @param {Set<string>} chosen words that follow even if they are rarer
  */
-export function rankWords(photos, most, common) {
+export function rankWords(photos, most, common, chosen) {
   const counts = new Map();
   const written = new Map();
   for (const photo of photos) {
@@ -27,6 +28,8 @@ export function rankWords(photos, most, common) {
       if (form !== word || !written.has(word)) written.set(word, form);
     }
   }
-  const ranked = [...counts].sort((a, b) => b[1] - a[1] || collator.compare(a[0], b[0])).slice(0, most);
-  return ranked.map(([word, count]) => [word, count, written.get(word)]);
+  const sorted = [...counts].sort((a, b) => b[1] - a[1] || collator.compare(a[0], b[0]));
+  const ranked = sorted.slice(0, most).map(([word]) => word);
+  const all = new Set([...ranked, ...chosen]);
+  return [...all].map((word) => [word, counts.get(word) ?? 0, written.get(word) ?? word]);
 }

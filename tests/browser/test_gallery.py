@@ -286,6 +286,16 @@ def test_filters(visit, generator):
     found(page, f"^{sum(per < 45 for per in sure)} of 12 photos")
 
 
+def test_filters_in_an_address_of_the_open_gallery(visit):
+    page = visit("gallery#search=nothing")
+    page.set_input_files("#files", photos(2))
+    finished(page)
+    found(page, "^0 of 2 photos")
+    page.evaluate("location.hash = 'order=name'")
+    found(page, "^2 of 2 photos")
+    expect(page.get_by_label("Order")).to_have_value("name")
+
+
 def test_filters_in_an_address_that_the_browser_does_not_take(visit):
     page = visit("gallery#length=1&search=0.png")
     page.set_input_files("#files", photos(2))

@@ -94,7 +94,6 @@ def test_opens_without_a_connection_and_says_so(page, site, shoot):
     shoot(page, "offline")
 
     site.start()
-    page.evaluate("dispatchEvent(new Event('online'))")
     expect(page.locator("#offline")).to_be_hidden()
     page.reload()
     expect(page.locator("#offline")).to_be_hidden()

@@ -135,12 +135,14 @@ BODY = 8192
 """Where in a TIFF the data begin, behind its directory."""
 
 
-def tiff(width: int, height: int, data: bytes, following: int = 0, more: tuple = ()) -> bytes:
+def tiff(width: int, height: int, data: bytes, following: int = 0, more: tuple = (), order: str = "<") -> bytes:
     """Grey of 8 bits in one strip, unless `more` tags say otherwise; those of count 0 are left out."""
     fields = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
               (273, 4, 1, BODY), (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, len(data)), *more]  # fmt: skip
     latest = {field[0]: field for field in fields}
-    head = b"II" + struct.pack("<HI", 42, 8) + directory([field for field in latest.values() if field[2]], following)
+    fields = [field for field in latest.values() if field[2]]
+    mark = {"<": b"II", ">": b"MM"}[order]
+    head = mark + struct.pack(order + "HI", 42, 8) + directory(fields, following, order)
     return head.ljust(BODY, b"\0") + data
 
 

@@ -125,7 +125,7 @@ def test_keras_models_without_tensorflow(tmp_path, monkeypatch):
     for name in EXPORTED:
         (tmp_path / name).unlink()
     write_manifest(tmp_path)
-    monkeypatch.setitem(sys.modules, "captioning.network.export", None)
+    monkeypatch.setitem(sys.modules, "captioning.network.export", None)  # ModuleNotFoundError
     with pytest.raises(ArtifactError, match=r"export is not installed here. .* run: .*captioning.network.export"):
         CaptionGenerator.load(tmp_path)
 

@@ -8,6 +8,8 @@ from captioning import html_alt
 from captioning.html_alt import HtmlError, Image, answer, find_images, insert_drafts, local_path
 from captioning.worker_process import ask
 
+XHTML = "http://www.w3.org/1999/xhtml"
+
 
 def sources(page) -> list[str]:
     return [image.source for image in images(page if isinstance(page, bytes) else page.encode())]
@@ -59,6 +61,12 @@ def images(page: bytes) -> list[Image]:
         ('<?xml version="1.0"?><html><script src="a.js"/><title/><img src="dog.jpg"/></html>', ["dog.jpg"]),
         ('<!DOCTYPE html><html xmlns="http://www.w3.org/1999/xhtml"><style/><img src="dog.jpg"/></html>', ["dog.jpg"]),
         ("<script/><img src=a>", []),
+        (f"<html xmlns='{XHTML}'><script>a('<script/>', '<img src=a>')</script><img src=b></html>", ["b"]),
+        ('<img src="dog.jpg" data-original="https://example.org/large.jpg">', ["dog.jpg"]),
+        ('<img src="data:image/gif;base64,AA" data-src="https://example.org/a.jpg">', ["https://example.org/a.jpg"]),
+        ('<img srcset="a.jpg\t1x">', ["a.jpg"]),
+        ('<base href=".."><img src="a.jpg">', ["../a.jpg"]),
+        ('<base href="pics/?v=1/2"><img src="a.jpg">', ["pics/a.jpg"]),
         ("<img", []),
         ("", []),
     ],

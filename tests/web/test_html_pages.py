@@ -144,6 +144,12 @@ def test_names_of_czech_windows(send):
     assert "Drafts to check: 1. Images without a draft: 0." in response.text
 
 
+def test_a_name_that_python_has_read_from_another_field():
+    info = zipfile.ZipInfo("kůň.png")
+    info.flag_bits = 0
+    assert site._file_name(info) == "kůň.png"
+
+
 def test_names_in_zip_files_of_other_systems(send):
     """UTF-8 that the archive does not declare, backslashes, ./ and letters with separate accents."""
     utf_8 = "größe.png".encode()

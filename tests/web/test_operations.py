@@ -105,6 +105,8 @@ def test_a_key_cannot_be_guessed_by_get(make_app):
     assert [get({}) for _ in range(3)] == [401] * 3
     assert [get({"X-API-Key": "guess"}), get({"Authorization": "Bearer guess"})] == [401, 401]
     assert get({"X-API-Key": "guess"}) == 429
+    assert client.get("/nothing", headers={"X-API-Key": "guess"}).status_code == 429
+    assert client.put("/model/metadata", headers={"X-API-Key": "guess"}).status_code == 429
 
 
 def test_keys_are_not_logged(guarded, send, caplog):
