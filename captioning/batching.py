@@ -111,8 +111,12 @@ class CaptionQueue:
     def warm_up(self) -> None:
         """Run the model on all cores together and on each core alone, before the first photo is submitted."""
         side = self.generator.config["image_size"]
+        blank = np.zeros((side, side, 3), np.uint8)
+        if CPU_COUNT == 1:
+            self.submit(blank).result()  # each thread has a model of its own, so in the one that answers
+            return
         for photos in (1, CPU_COUNT):
-            self.generator.caption_batch([np.zeros((side, side, 3), np.uint8)] * photos, **self.options)
+            self.generator.caption_batch([blank] * photos, **self.options)
 
     def submit(
         self, image: np.ndarray, gone: Callable[[], bool] = lambda: False, group: object = None, **options: Any
@@ -146,7 +150,7 @@ class CaptionQueue:
 
     def _work(self) -> None:
         while batch := self._next_batch():
-            if len(batch) == 1 and self._running == 1 and not self._waiting:
+            if CPU_COUNT == 1 or (len(batch) == 1 and self._running == 1 and not self._waiting):
                 self._answer(batch)
             else:
                 on_one_core(self._answer, batch)

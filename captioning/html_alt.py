@@ -30,8 +30,8 @@ XHTML = re.compile(rb"^\s*<\?xml|<html[^>]+http://www\.w3\.org/1999/xhtml", re.I
 EMPTY = re.compile(  # not in a string of a script
     rb"(?<![\"'`])<(script|style|title|textarea|iframe|noscript|xmp|noembed|noframes)\b([^<>]*)/>", re.IGNORECASE
 )
-LAZY = ("data-src", "data-lazy-src", "data-original", "src")
-"""Attributes with the address of an image. With the first ones, a script loads the image; src may be a placeholder."""
+LAZY = ("data-src", "data-lazy-src")
+"""Attributes with the address of an image that a script loads late. `src` holds a placeholder then."""
 TEMPLATE = re.compile(rb"(</?)template(?=[\s/>])", re.IGNORECASE)
 WIDE = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}  # all others have the bytes of ASCII
 
@@ -43,7 +43,8 @@ class HtmlError(ValueError):
 class Image(NamedTuple):
     """An `<img>` without alt text. `source` is its address, joined with the page's base address; "" if it has none.
 
-    Of the addresses in `LAZY` and the first one in `srcset`, it is the first that may be a file beside the page.
+    It is that of an attribute in `LAZY`. Else, of `data-original`, `src` and the first in `srcset`, it is the first one
+    that may be a file beside the page.
     """
 
     position: int
@@ -129,10 +130,15 @@ def answer(page: bytes) -> Iterator[list[Image]]:
             continue
         position = positions[int(mark.removeprefix(MARK))]
         first_in_set = [part.rstrip(",") for part in (attributes.get("srcset") or "").split()[:1]]
-        sources = [(attributes.get(name) or "").strip() for name in LAZY] + first_in_set
+        late = [attributes.get(name) for name in LAZY]
         line = bisect(ends, position) + 1
-        found = [Image(position, line, _join(base, source)) for source in sources if source]
-        images.append(next(filter(local_path, found), found[0] if found else Image(position, line, "")))
+        found = [
+            Image(position, line, _join(base, source.strip()))
+            for source in (*late, attributes.get("data-original"), attributes.get("src"), *first_in_set)
+            if source and source.strip()
+        ]
+        best = found[0] if any(late) else next(filter(local_path, found), None)
+        images.append(best or (found or [Image(position, line, "")])[0])
     yield sorted(images)
 
 

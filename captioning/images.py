@@ -267,8 +267,11 @@ def _decode(image: Image.Image, min_size: tuple[int, int] | None = None) -> Imag
         raise _too_large()
     if width * height == 0:
         raise damaged()
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and _has_wide_planes(image.tag_v2):
-        raise _unsupported(b"")
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and _has_planes(image.tag_v2):
+        if image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) > 1:
+            raise _unsupported(b"")
+        image.tag_v2[TiffImagePlugin.PLANAR_CONFIGURATION] = 1  # a single plane, for which Pillow takes a wrong mode
+        image._setup()
     try:
         if min_size:
             side = 2 * max(min_size)  # of both sides, because the photo may be rotated later
@@ -286,12 +289,14 @@ def _decode(image: Image.Image, min_size: tuple[int, int] | None = None) -> Imag
         raise damaged() from error
 
 
-def _has_wide_planes(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
-    """Whether a TIFF has planes of more than eight bits without compression, which Pillow takes for eight."""
-    bits = next(iter(tags.get(TiffImagePlugin.BITSPERSAMPLE, ())), 8)
-    return (
-        bits > 8 and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and tags.get(TiffImagePlugin.COMPRESSION) == 1
+def _has_planes(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
+    """Whether a TIFF has planes that Pillow misreads: one, or several of more than eight bits, without compression."""
+    bits, samples = (
+        next(iter(tags.get(TiffImagePlugin.BITSPERSAMPLE, ())), 8),
+        tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1),
     )
+    compressed = tags.get(TiffImagePlugin.COMPRESSION, 1) != 1
+    return tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and not compressed and (samples == 1 or bits > 8)
 
 
 def _orientation(image: Image.Image) -> int:

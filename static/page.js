@@ -81,7 +81,7 @@ async function send(job, tries = 1) {
     text.textContent = texts.writing;
   };
   request.onload = request.onerror = () => {
-    const seconds = request.getResponseHeader("Retry-After") ?? 2 ** (tries - 1);
+    const seconds = Math.max(1, request.getResponseHeader("Retry-After") ?? 2 ** (tries - 1));
     if (!BUSY.includes(request.status) || tries === TRIES || !(seconds <= LONGEST)) return finish(job, answerCard(job));
     text.textContent = waitingText;
     bar.value = 0;

@@ -2,15 +2,19 @@
 
 const notice = document.querySelector("#offline");
 const kept = "kept" in document.documentElement.dataset; // the service worker had to answer
-const WAIT = 5000; // milliseconds to the next question
+const WAIT = 5000; // milliseconds for an answer, and to the next question
+let timer;
 
 /** A server on this computer answers without a network, too. */
 async function check() {
-  const answer = await fetch("/health").catch(() => null);
+  clearTimeout(timer);
+  const answer = await fetch("/health", { signal: AbortSignal.timeout(WAIT) }).catch(() => null);
   notice.hidden = Boolean(answer?.ok);
-  if (!notice.hidden) setTimeout(check, WAIT);
+  clearTimeout(timer);
+  if (!notice.hidden) timer = setTimeout(check, WAIT);
 }
 
+notice.hidden = !kept;
 if (kept || !navigator.onLine) check();
 addEventListener("offline", check);
 navigator.serviceWorker?.register("/service-worker.js").catch(() => {}); // the browser may not allow it

@@ -106,17 +106,22 @@ export class Sender {
     const body = new FormData();
     for (const { file, name } of items) body.append("image", file, name);
     let response;
+    let late = false;
     for (let wait = 1; wait < 2 ** TRIES && !signal.aborted; wait *= 2) {
       response = await fetch(items[0].address, { method: "POST", body, signal }).catch(() => null);
       if (response && !BUSY.includes(response.status)) break;
-      const seconds = Number(response?.headers.get("Retry-After") ?? wait);
-      if (!(seconds <= LONGEST)) break;
+      const seconds = Math.max(1, response?.headers.get("Retry-After") ?? wait);
+      late = !(seconds <= LONGEST);
+      if (late) break;
       await pause(1000 * seconds, signal);
     }
     if (signal.aborted) return [];
     const answer = await response?.json().catch(() => null);
     if (response?.ok && answer) return answer.photos;
-    if (!response) this.#queue.splice(0).forEach((item) => this.#report(item, { error: this.texts.unreachable, again: true }));
+    if (!response || late) {
+      const error = answer?.message ?? this.texts.unreachable;
+      this.#queue.splice(0).forEach((item) => this.#report(item, { error, again: true }));
+    }
     if (response && !BUSY.includes(response.status) && items.length > 1) {
       const answers = []; // one by one, to learn what is wrong with each
       for (const item of items) answers.push(...(await this.#post([item], signal)));

@@ -101,6 +101,26 @@ def test_a_queue_without_room_is_refused(option):
         CaptionQueue(Brightness(), **{option: 0})
 
 
+@pytest.mark.parametrize("cores", [1, 2])
+def test_warm_threads_answer(queue, monkeypatch, cores):
+    """Each thread has a model of its own, which takes time and memory."""
+    monkeypatch.setattr("captioning.batching.CPU_COUNT", cores)
+    captions, threads = queue(Brightness()), []
+    caption_batch = captions.generator.caption_batch
+
+    def recorded(images, **options):
+        threads.append(threading.current_thread().name)
+        return caption_batch(images, **options)
+
+    captions.generator.caption_batch = recorded
+    captions.warm_up()
+    keep_busy(captions)
+    answers = [captions.submit(grey()) for _ in range(3)]
+    captions.generator.gate.set()
+    assert all(answer.result(20) for answer in answers)
+    assert cores > 1 or set(threads) == {"captions"}
+
+
 def test_full_queue_refuses_at_once(queue):
     captions = queue(Brightness(), max_waiting=3)
     keep_busy(captions)

@@ -63,6 +63,7 @@ def images(page: bytes) -> list[Image]:
         ("<script/><img src=a>", []),
         (f"<html xmlns='{XHTML}'><script>a('<script/>', '<img src=a>')</script><img src=b></html>", ["b"]),
         ('<img src="dog.jpg" data-original="https://example.org/large.jpg">', ["dog.jpg"]),
+        ('<img src="blank.gif" data-src="https://example.org/a.jpg">', ["https://example.org/a.jpg"]),
         ('<img src="data:image/gif;base64,AA" data-src="https://example.org/a.jpg">', ["https://example.org/a.jpg"]),
         ('<img srcset="a.jpg\t1x">', ["a.jpg"]),
         ('<base href=".."><img src="a.jpg">', ["../a.jpg"]),

@@ -191,6 +191,15 @@ def test_planes_of_16_bits_are_refused():
         read_image(tiff(60, 40, planes + lists, more=(*more, (284, 3, 1, 2))))
 
 
+@pytest.mark.parametrize(
+    ("bits", "data", "more"),
+    [(16, b"\0\0\xff\xff", ()), (8, b"\xff\0", ((262, 3, 1, 0),)), (32, struct.pack("<2f", 0, 9), ((339, 3, 1, 3),))],
+)
+def test_a_single_plane(bits, data, more):
+    data = tiff(2, 1, data, more=((258, 3, 1, bits), (284, 3, 1, 2), *more))
+    assert np.array_equal(read_image(data)[..., 0], [[0, 255]])
+
+
 def test_floating_point_in_the_other_byte_order():
     data = tiff(2, 1, struct.pack(">2f", 0, 5), more=((258, 3, 1, 32), (339, 3, 1, 3)), order=">")
     assert np.array_equal(read_image(data)[..., 0], [[0, 255]])
