@@ -291,12 +291,10 @@ def _decode(image: Image.Image, min_size: tuple[int, int] | None = None) -> Imag
 
 def _has_planes(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
     """Whether a TIFF has planes that Pillow misreads: one, or several of more than eight bits, without compression."""
-    bits, samples = (
-        next(iter(tags.get(TiffImagePlugin.BITSPERSAMPLE, ())), 8),
-        tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1),
-    )
+    bits = next(iter(tags.get(TiffImagePlugin.BITSPERSAMPLE, ())), 8)
+    misread = bits > 8 or tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) == 1
     compressed = tags.get(TiffImagePlugin.COMPRESSION, 1) != 1
-    return tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and not compressed and (samples == 1 or bits > 8)
+    return misread and not compressed and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
 
 
 def _orientation(image: Image.Image) -> int:
