@@ -3,13 +3,11 @@
 // replaces the preview. The cards are kept in sessionStorage, so that a reload loses nothing.
 
 import { saveStrip, showAttention } from "./attention.js";
-import { download, fill, guardEdits, isUnreadable, onDrop, onPaste, texts } from "./shared.js";
+import { BUSY, download, fill, guardEdits, isUnreadable, onDrop, onPaste, secondsToWait, texts } from "./shared.js";
 import { offerSpeech } from "./speech.js";
 
 const PARALLEL = 4; // photos sent at a time: the server captions them in one batch
 const TRIES = 4; // for a photo that the server is too busy for, or does not get
-const LONGEST = 60; // seconds to wait before the next try
-const BUSY = [0, 429, 502, 503, 504]; // 0: no answer
 
 const form = document.querySelector("#upload");
 const options = document.querySelector("#options");
@@ -81,8 +79,9 @@ async function send(job, tries = 1) {
     text.textContent = texts.writing;
   };
   request.onload = request.onerror = () => {
-    const seconds = Math.max(1, request.getResponseHeader("Retry-After") ?? 2 ** (tries - 1));
-    if (!BUSY.includes(request.status) || tries === TRIES || !(seconds <= LONGEST)) return finish(job, answerCard(job));
+    const seconds = secondsToWait(request.getResponseHeader("Retry-After"), 2 ** (tries - 1));
+    const busy = !request.status || BUSY.includes(request.status);
+    if (!busy || tries === TRIES || !seconds) return finish(job, answerCard(job));
     text.textContent = waitingText;
     bar.value = 0;
     setTimeout(() => active.has(job) && send(job, tries + 1), 1000 * seconds);

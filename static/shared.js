@@ -61,3 +61,12 @@ export function onDrop(form, take) {
     });
   }
 }
+
+export const BUSY = [429, 502, 503, 504]; // statuses after which another try may succeed
+const LONGEST = 60; // seconds that a photo waits for it
+
+/** Seconds until the next try: what the server asks for, else `wait`; null if that is too long. */
+export function secondsToWait(retryAfter, wait) {
+  const seconds = Math.max(1, retryAfter ?? wait);
+  return seconds <= LONGEST ? seconds : null;
+}

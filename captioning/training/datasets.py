@@ -105,11 +105,10 @@ def load_dataset(folder: str | Path, seed: int = 0) -> Dataset:
         splits = source.splits or _draw_splits(image_paths, seed)
         images = _assign(splits, captions, image_paths, problems)
         if any(images.values()):
-            translations = {}
+            translations, used = {}, {image for split in SPLITS for image in images[split]}
             for language in [code for code in LANGUAGES if code != "en"]:
                 translated = _usable_captions(read_translations(folder, language, problems), problems, language)
                 by_split = {split: {i: translated[i] for i in images[split] if i in translated} for split in SPLITS}
-                used = {image for split in SPLITS for image in images[split]}
                 for image in sorted(translated.keys() - used):
                     problems.add(f"captions in {language!r} of a photo that is not used skipped", image)
                 if any(by_split.values()):

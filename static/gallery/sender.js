@@ -1,12 +1,10 @@
 // Sends photos to the API in small groups, a few groups at a time, and reports how far it is.
 
-import { isUnreadable } from "../shared.js";
+import { BUSY, isUnreadable, secondsToWait } from "../shared.js";
 
 const GROUP = 8; // photos in a request
 const PARALLEL = 3; // requests at a time
 const TRIES = 5; // for a request that the server is too busy for, or does not get
-const LONGEST = 60; // seconds to wait before the next try
-const BUSY = [429, 502, 503, 504];
 
 export class Sender {
   #queue = [];
@@ -110,8 +108,8 @@ export class Sender {
     for (let wait = 1; wait < 2 ** TRIES && !signal.aborted; wait *= 2) {
       response = await fetch(items[0].address, { method: "POST", body, signal }).catch(() => null);
       if (response && !BUSY.includes(response.status)) break;
-      const seconds = Math.max(1, response?.headers.get("Retry-After") ?? wait);
-      late = !(seconds <= LONGEST);
+      const seconds = secondsToWait(response?.headers.get("Retry-After"), wait);
+      late = !seconds;
       if (late) break;
       await pause(1000 * seconds, signal);
     }

@@ -143,11 +143,18 @@ def test_each_of_several_failures_has_its_own_reason(visit):
     ]
 
 
-def test_cancel_and_go_on_later(visit, tmp_path):
+@pytest.fixture
+def files(tmp_path):
+    """24 photos. Chosen again, they are the same ones."""
     files = [tmp_path / f"{n}.png" for n in range(24)]
     for n, file in enumerate(files):
         file.write_bytes(picture(n))
-    page, sent = visit("gallery"), []
+    return files
+
+
+def cancel_after_one_group(page, files):
+    """Adds photos, of which the first eight get captions before the rest are cancelled. Then the server is free."""
+    sent = []
 
     def hold_all_but_the_first(route):
         sent.append(route)
@@ -159,8 +166,13 @@ def test_cancel_and_go_on_later(visit, tmp_path):
     expect(page.locator(".card")).to_have_count(8)
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#sending .count")).to_have_text("Cancelled · 8 of 24 photos")
+    page.unroute("**/api/captions*")
+
+
+def test_cancel_and_go_on_later(visit, files):
+    page = visit("gallery")
+    cancel_after_one_group(page, files)
     expect(page.locator("#files")).to_be_focused()
-    page.unroute_all()
     with page.expect_request("**/api/captions*"):
         page.set_input_files("#files", files)
     finished(page)
@@ -170,25 +182,11 @@ def test_cancel_and_go_on_later(visit, tmp_path):
     expect(page.get_by_role("alert")).to_have_text("These photos are already in the gallery.")
 
 
-def test_cancel_while_small_copies_are_made(visit, tmp_path):
-    files = [tmp_path / f"{n}.png" for n in range(24)]
-    for n, file in enumerate(files):
-        file.write_bytes(picture(n))
-    page, sent = visit("gallery"), []
-
-    def hold_all_but_the_first(route):
-        sent.append(route)
-        if len(sent) == 1:
-            route.continue_()
-
+def test_cancel_while_small_copies_are_made(visit, files):
+    page = visit("gallery")
     page.route("**/thumbnailer.js", lambda route: None)
-    page.route("**/api/captions*", hold_all_but_the_first)
     page.reload()
-    page.set_input_files("#files", files)
-    expect(page.locator(".card")).to_have_count(8)
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("#sending .count")).to_have_text("Cancelled · 8 of 24 photos")
-    page.unroute("**/api/captions*")
+    cancel_after_one_group(page, files)
     with page.expect_request("**/api/captions*"):
         page.set_input_files("#files", files)
     expect(page.locator(".card")).to_have_count(24)
