@@ -81,6 +81,10 @@ class Workers:
     def check_same(self, number: int, what: str) -> None:
         """Raises WorkerError if the workers have different numbers, each below 2³²."""
         if self.count > 1 and int(self.sum([np.int64(number)])[0]) != self.count * number:
+            from tensorflow import errors
+
+            with contextlib.suppress(errors.OpError):  # none ends before all have the first sum
+                self.sum([np.int64(0)])
             raise WorkerError(f"the workers do not have the same {what}: give all the same data, settings and packages")
 
     @contextlib.contextmanager
