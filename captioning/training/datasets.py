@@ -36,6 +36,7 @@ Flickr8k_text.zip into this folder, or the Kaggle data set adityajn105/flickr8k.
 
 _PHOTO_FOLDER_DEPTH = 3  # Kaggle packs Flickr30k's photos in flickr30k_images/flickr30k_images/flickr30k_images/
 _LOST_CHARACTER = re.compile(r"[\ufffd\ud800-\udfff]")  # what is left of bytes that are not UTF-8
+_FLICKR8K_SECRET = re.compile(r"^(\d+)_[0-9a-f]+(?=\.)")  # 23445819_3a458716c1.jpg is 23445819.jpg in Flickr30k
 _COCO_YEAR = re.compile(r"^COCO_[a-z]+\d{4}_(?=\d{12}\.)")  # COCO_val2014_000000000139.jpg is 000000000139.jpg
 
 
@@ -106,8 +107,10 @@ def load_dataset(folder: str | Path, seed: int = 0) -> Dataset:
         images = _assign(splits, captions, image_paths, problems)
         if any(images.values()):
             translations, used = {}, {image for split in SPLITS for image in images[split]}
+            flickr30k_names = {_FLICKR8K_SECRET.sub(r"\1", image): image for image in used}
             for language in [code for code in LANGUAGES if code != "en"]:
                 translated = _usable_captions(read_translations(folder, language, problems), problems, language)
+                translated = {flickr30k_names.get(image, image): texts for image, texts in translated.items()}
                 by_split = {split: {i: translated[i] for i in images[split] if i in translated} for split in SPLITS}
                 for image in sorted(translated.keys() - used):
                     problems.add(f"captions in {language!r} of a photo that is not used skipped", image)

@@ -128,6 +128,18 @@ def test_multi30k(tmp_path):
     assert "train.2.de" in problems and "val.fr.gz" in problems
 
 
+def test_multi30k_translates_flickr8k(tmp_path):
+    """Flickr30k contains most photos of Flickr8k, under shorter names."""
+    captions = ["image,caption", *(f"{i}_0a1b2c.jpg,A dog ." for i in range(10))]
+    draw(tmp_path / "Images", *(line.split(",")[0] for line in captions[1:]))
+    write(tmp_path / "captions.txt", captions)
+    write(tmp_path / "data/task2/image_splits/train_images.txt", ["3.jpg", "999.jpg", "7.jpg"])
+    write(tmp_path / "data/task2/raw/train.1.de", ["Drei .", "Andere .", "Sieben ."])
+    by_split = load_dataset(tmp_path).translations["de"]
+    found = {name: texts for images in by_split.values() for name, texts in images.items()}
+    assert found == {"3_0a1b2c.jpg": ["Drei ."], "7_0a1b2c.jpg": ["Sieben ."]}
+
+
 def test_a_missing_split_file_leaves_that_split_empty(tmp_path):
     write_flickr8k(tmp_path)
     (tmp_path / "Flickr8k_text/Flickr_8k.testImages.txt").unlink()
