@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="photos, folders that are searched for photos, or one clip")  # fmt: skip
     width: dict[str, Any] = {"type": int, "choices": range(1, MAX_BEAM_WIDTH + 1), "metavar": f"1-{MAX_BEAM_WIDTH}"}
     parser.add_argument("--beam-width", default=DEFAULT_BEAM_WIDTH, **width,
-                        help="captions that the search keeps at each word (default: %(default)s)")  # fmt: skip
+                        help="candidates that the beam search keeps at each word (default: %(default)s)")  # fmt: skip
     parser.add_argument(
         "--alternatives", default=1, help="captions per photo, with --format json (default: 1)", **width
     )

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from captioning.generator import SEARCH_BATCH, Caption, CaptionGenerator
+from captioning.generator import DEFAULT_BEAM_WIDTH, SEARCH_BATCH, Caption, CaptionGenerator
 from captioning.litert import CPU_COUNT, on_one_core
 
 log = logging.getLogger(__name__)
@@ -41,16 +41,14 @@ class _Request:
 class CaptionQueue:
     """Captions the photos of many threads in batches, with the same captions as one by one.
 
-    A photo that arrives alone is computed by all cores together. If several wait, each core that is free takes a batch
-    of its share, so that batches grow with the load. All photos of a batch have the same options. If several groups
+    A photo that arrives alone is computed by all cores together. If several wait, each core that is free takes an equal
+    share of them as a batch, at most `SEARCH_BATCH`. All photos of a batch have the same options. If several groups
     wait, a batch has at most one photo of each: a request with many photos does not delay one with a single photo.
     After `warm_up`, a request with the queue's own options does not wait for the model to load. An exception fails its
     own batch only.
 
     Args:
         beam_width, alternatives: as for `CaptionGenerator.caption`.
-        max_batch: photos in the largest batch, which one core computes.
-        max_wait: seconds that a photo waits for others when all cores are idle.
         max_waiting: photos that may wait; one more is `QueueFull`.
         on_batch: called with the size of each batch and the seconds it took.
 
@@ -62,22 +60,20 @@ class CaptionQueue:
     def __init__(
         self,
         generator: CaptionGenerator,
-        beam_width: int = 3,
+        beam_width: int = DEFAULT_BEAM_WIDTH,
         alternatives: int = 1,
-        max_batch: int = SEARCH_BATCH,
-        max_wait: float = 0.0,
         max_waiting: int = 64,
         on_batch: Callable[[int, float], None] | None = None,
     ):
-        if max_batch < 1 or max_waiting < 1:
-            raise ValueError("a batch and the queue need room for one photo at least")
+        if max_waiting < 1:
+            raise ValueError("the queue needs room for one photo at least")
         self.generator, self.on_batch = generator, on_batch or (lambda size, seconds: None)
         self.options: dict[str, Any] = {
             "beam_width": beam_width,
             "alternatives": alternatives,
             "language": generator.languages[0],
         }
-        self.max_batch, self.max_wait, self.max_waiting = max_batch, max_wait, max_waiting
+        self.max_waiting = max_waiting
         self.failed, self.failing = 0, False
         self._waiting: list[_Request] = []
         self._coming = 0  # photos that are being read
@@ -160,9 +156,7 @@ class CaptionQueue:
         with self._changed:
             while True:
                 self._changed.wait_for(self._has_work)
-                if self.max_wait and not self._running:
-                    self._changed.wait_for(lambda: self._closed or len(self._waiting) >= self.max_batch, self.max_wait)
-                self._waiting = [request for request in self._waiting if not _dropped(request)]
+                self._waiting = [request for request in self._waiting if not _drop_if_abandoned(request)]
                 batch = [request for request in self._take() if request.answer.set_running_or_notify_cancel()]
                 if batch:
                     self._running += 1
@@ -183,7 +177,7 @@ class CaptionQueue:
         if len(first_of_group) > 1:
             candidates = [request for request in candidates if request is first_of_group[request.group]]
         share = -(-len(candidates) // (CPU_COUNT - self._running))  # of each free core
-        batch = candidates[: min(share, self.max_batch)]
+        batch = candidates[: min(share, SEARCH_BATCH)]
         served = {request.group for request in batch}
         rest = [request for request in self._waiting if request not in batch]
         self._waiting = sorted(rest, key=lambda request: request.group in served)
@@ -211,6 +205,6 @@ class CaptionQueue:
             self.on_batch(len(batch), time.perf_counter() - start)
 
 
-def _dropped(request: _Request) -> bool:
-    """Whether nobody waits for this photo; it is then cancelled."""
+def _drop_if_abandoned(request: _Request) -> bool:
+    """Cancel a photo that nobody waits for; whether it is cancelled."""
     return request.answer.cancelled() or (request.gone() and request.answer.cancel())

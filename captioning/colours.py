@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageCms
 
-BITS, WHITE_IS_ZERO = (258, 0), (262, 0)  # keys of `info`, which no file can have: tags of TIFF
+BITS, WHITE_IS_ZERO = (258, 0), (262, 0)  # numbers of TIFF tags, as keys of `info`, where those from files are strings
 LINEAR = re.compile(b"linear|-g10", re.IGNORECASE)  # in the names of profiles of sRGB's primaries without its curve
 
 

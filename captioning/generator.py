@@ -140,7 +140,7 @@ class CaptionGenerator:
 
         Args:
             photo: path, bytes, binary file, PIL image or uint8 array (H, W, 3).
-            beam_width: captions that the search keeps at each word, 1 to 10; 1 is greedy search.
+            beam_width: candidate captions that the beam search keeps at each word, 1 to 10; 1 is greedy search.
             alternatives: captions to return, 1 to 10; if more than the beam width, the beam is as wide.
             language: one of ``languages``; None: the first of them.
 
@@ -215,7 +215,11 @@ class CaptionGenerator:
         alternatives: int = 1,
         language: str | None = None,
     ) -> list[Caption]:
-        """Captions for features (B, R, D) float."""
+        """Captions for features (B, R, D) float.
+
+        Raises:
+            ValueError: beam width or alternatives out of range, or a language that the model does not have.
+        """
         language = language or self.languages[0]
         if language not in self.languages:
             raise ValueError(f"the model has no captions in {language!r}, only in: {', '.join(self.languages)}")

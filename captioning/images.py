@@ -74,7 +74,7 @@ class ImageError(ValueError):
 
 
 class Preview(NamedTuple):
-    """A small copy of a photo: a JPEG file of quality 85, and its width and height in pixels."""
+    """A small copy of a photo: a JPEG file, and its width and height in pixels."""
 
     jpeg: bytes
     width: int
@@ -157,14 +157,17 @@ def read_photo(source: Any, size: int, preview: int | None = None) -> Photo:
         ImageError: as for `read_image`.
     """
     photo = open_photo(source, min_size=(size, size))
-    image, copy = resize_image(photo, (size, size)), None
-    if preview:
-        photo.thumbnail((preview, preview))
-        file = io.BytesIO()
-        photo.save(file, "JPEG", quality=85, comment=b"")  # not that of a GIF, which may be too long
-        copy = Preview(file.getvalue(), photo.width, photo.height)
+    image = resize_image(photo, (size, size))
     width, height = photo.info["original_size"]
-    return Photo(image, width, height, copy)
+    return Photo(image, width, height, make_preview(photo, preview) if preview else None)
+
+
+def make_preview(photo: Image.Image, side: int) -> Preview:
+    """Reduces an RGB image, in place, to at most ``side`` pixels on its longer side, and encodes it."""
+    photo.thumbnail((side, side))
+    file = io.BytesIO()
+    photo.save(file, "JPEG", quality=85, comment=b"")  # not that of a GIF, which may be too long
+    return Preview(file.getvalue(), photo.width, photo.height)
 
 
 def resize_image(image: np.ndarray | Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -191,11 +194,10 @@ def resize_image(image: np.ndarray | Image.Image, size: tuple[int, int]) -> np.n
 
 
 def _read_file(file: BinaryIO, min_size: tuple[int, int] | None) -> Image.Image:
-    if not file.read(1):
-        raise ImageError("The file is empty. Choose another file, or download this one again.")
-    file.seek(0)
     start = file.read(1024)
     file.seek(0)
+    if not start:
+        raise ImageError("The file is empty. Choose another file, or download this one again.")
     try:
         image = Image.open(file, formats=_formats(start))
     except UnidentifiedImageError as error:

@@ -8,7 +8,6 @@ with open("clip.mp4", "rb") as file:
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise
@@ -16,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from captioning.images import Preview, resize_image
+from captioning.images import Preview, make_preview, resize_image
 from captioning.video import MAX_SECONDS, Frame, VideoError, damaged, read_frames
 
 MIN_DIFFERENCE = 12.0  # mean difference of two frames' values (0 to 255) at a cut
@@ -77,11 +76,7 @@ def _find_shots(frames: Iterator[Frame], size: int, total: float | None) -> Iter
     def finish() -> Shot:
         key = _key_frame(shot, start, end)
         picture = key.picture()
-        image = resize_image(picture, (size, size))
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        jpeg = io.BytesIO()
-        picture.save(jpeg, "JPEG", quality=80, comment=b"")  # not that of a GIF, which may be too long
-        return Shot(start, end, key.time, image, Preview(jpeg.getvalue(), picture.width, picture.height))
+        return Shot(start, end, key.time, resize_image(picture, (size, size)), make_preview(picture, THUMBNAIL))
 
     for frame, is_cut in _with_cuts(frames):
         count += 1

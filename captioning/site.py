@@ -69,6 +69,9 @@ def answer(uploads: list[tuple[str, bytes]]) -> Iterator[Site]:
     archives = [data for name, data in uploads if name.lower().endswith(".zip")]
     if len(archives) > 1:
         raise HtmlError("Send one ZIP file at a time.")
+    names = [name for name, _ in uploads if name.lower().endswith(PAGES)]
+    if len(set(names)) < len(names):
+        raise HtmlError("Two HTML files have the same name. Send a ZIP file with their folders.")
     archive = _open_archive(archives[0]) if archives else None
     known: dict[str, str] = {}  # the paths under which a page may name a file → its name in `files`
     if archive:

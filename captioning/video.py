@@ -31,6 +31,7 @@ MAX_PIXELS = 10_000_000
 INTERVAL = 0.1  # seconds between the frames that are looked at
 STEP = INTERVAL - 0.01  # the shortest of these intervals
 SMALL = (64, 36)  # width and height of the copies
+MAX_RATE = 250  # frames a second, on average; a clip of more would only keep the processor busy
 FULL_RATE = 20  # frames a second; of faster clips, frames that no other frame needs are not decoded
 CODECS = ["h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "prores"]
 
@@ -135,7 +136,7 @@ def _open_video(file: BinaryIO, format: str, max_seconds: float, threads: int) -
                     continue
                 for frame in cast("list[VideoFrame]", packet.decode()):
                     _check_size(frame.width, frame.height)
-                    if (frames := frames + 1) > max_seconds * 250:
+                    if (frames := frames + 1) > max_seconds * MAX_RATE:
                         raise _too_long()
                     last = last + 1 / (rate or 25) if frame.time is None else frame.time - first
                     end = max(end, last)

@@ -27,7 +27,7 @@ ENVIRONMENT = {  # of a worker
     "OPENBLAS_NUM_THREADS": "1",
 }
 INHERITED = ("PATH", "HOME", "LANG", "LC_", "TMPDIR", "TZ", "PYTHON", "LD_LIBRARY_PATH", "COV")
-"""The first letters of variables that a worker gets from its parent: no keys."""
+"""Prefixes of the environment variables that a worker inherits. The others may hold keys."""
 
 
 class OutOfTime(Exception):

@@ -65,8 +65,8 @@ export function onDrop(form, take) {
 export const BUSY = [429, 502, 503, 504]; // statuses after which another try may succeed
 const LONGEST = 60; // seconds that a photo waits for it
 
-/** Seconds until the next try: what the server asks for, else `wait`; null if that is too long. */
+/** Seconds until the next try: what the server asks for, else `wait`; null if that is too long. A date counts as none. */
 export function secondsToWait(retryAfter, wait) {
-  const seconds = Math.max(1, retryAfter ?? wait);
+  const seconds = Math.max(1, Number(retryAfter ?? NaN) || wait);
   return seconds <= LONGEST ? seconds : null;
 }

@@ -1,4 +1,4 @@
-"""The page "Web page": takes HTML files and their pictures, and gives them back with drafts of alt texts."""
+"""The page "Alt texts": takes HTML files and their pictures, and gives them back with drafts of alt texts."""
 
 import base64
 import io

@@ -31,8 +31,6 @@ def make_queue(app: Flask, generator: CaptionGenerator) -> CaptionQueue:
         generator,
         beam_width=config["BEAM_WIDTH"],
         alternatives=config["BEAM_WIDTH"],
-        max_batch=config["MAX_BATCH"],
-        max_wait=config["BATCH_WAIT"],
         max_waiting=config["QUEUE_LENGTH"],
         on_batch=app.extensions["metrics"].batch,
     )

@@ -14,6 +14,7 @@ from waitress.channel import HTTPChannel
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 from waitress.task import ErrorTask
 
+from captioning.generator import SEARCH_BATCH
 from captioning.litert import CPU_COUNT
 from web.metrics import log_event
 from web.model import reload_in_background
@@ -47,7 +48,7 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
     server = waitress.create_server(
         app,
         sockets=[listener],
-        threads=app.config["QUEUE_LENGTH"] + CPU_COUNT * app.config["MAX_BATCH"] + 24,
+        threads=app.config["QUEUE_LENGTH"] + CPU_COUNT * SEARCH_BATCH + 24,
         connection_limit=1000,
         asyncore_use_poll=True,  # more than 1024 open files
         clear_untrusted_proxy_headers=not app.config["PROXIES"],  # ProxyFix reads them

@@ -10,16 +10,14 @@ from typing import Any
 import limits
 from flask import Config
 
-from captioning.generator import MAX_BEAM_WIDTH
+from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH
 
 PREFIX = "CAPTIONER_"  # of environment variables
 DEFAULTS = {
-    "BEAM_WIDTH": 3,  # captions that the search keeps at each word
+    "BEAM_WIDTH": DEFAULT_BEAM_WIDTH,  # candidate captions that the beam search keeps at each word
     "MAX_CONTENT_LENGTH": 32 * 2**20,  # bytes of all photos in a request
     "MAX_PHOTOS": 20,  # in a request
     "MAX_FORM_PARTS": 100,  # files and other fields in a request
-    "MAX_BATCH": 5,  # photos that a core computes together
-    "BATCH_WAIT": 0,  # seconds that a photo waits for others when all cores are idle
     "QUEUE_LENGTH": 64,  # photos that are read or wait for the model; one more is refused (503)
     "REQUEST_TIMEOUT": 30,  # seconds until a request is refused (503)
     "UPLOAD_TIMEOUT": 300,  # seconds until a connection whose request has not fully arrived is closed
@@ -37,8 +35,8 @@ EXAMPLES = {  # as in the environment
     "API_KEYS": '["8c1f0e5d2b7a"]',
     "METRICS_LISTEN": "127.0.0.1:9100",
 }
-MAY_BE_ZERO = {"BATCH_WAIT", "PROXIES", "VIDEO_JOBS"}
-SECONDS = {"BATCH_WAIT", "REQUEST_TIMEOUT", "UPLOAD_TIMEOUT", "VIDEO_SECONDS"}  # fractions too
+MAY_BE_ZERO = {"PROXIES", "VIDEO_JOBS"}
+SECONDS = {"REQUEST_TIMEOUT", "UPLOAD_TIMEOUT", "VIDEO_SECONDS"}  # fractions too
 
 
 def load_settings(config: Config, root: Path) -> None:

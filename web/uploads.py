@@ -51,7 +51,7 @@ class SearchOptions(BaseModel):
     """The query string for a clip."""
 
     beam_width: int | None = Field(
-        default=None, ge=1, le=MAX_BEAM_WIDTH, description="Captions that the search keeps at each word."
+        default=None, ge=1, le=MAX_BEAM_WIDTH, description="Candidate captions that the beam search keeps at each word."
     )
     language: str | None = Field(default=None, description="Of the captions; by default English.")
 

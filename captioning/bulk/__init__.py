@@ -1,7 +1,7 @@
 """Captions of many photos, on one machine or a Ray cluster: ``python -m captioning.bulk``. See docs/scale.md.
 
 `sources` finds the photos, `shards` keeps the captions and knows what is done, `actor` captions, `run` puts them
-together on Ray Data.
+together on Ray Data. `features` encodes the photos of a data set for training instead.
 """
 
 

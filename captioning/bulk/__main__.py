@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--address", help="a Ray cluster, such as auto or 10.0.0.1:6379 (default: this machine)")
     parser.add_argument("--beam-width", type=int, default=DEFAULT_BEAM_WIDTH, choices=range(1, MAX_BEAM_WIDTH + 1),
                         metavar=f"1-{MAX_BEAM_WIDTH}",
-                        help="captions that the search keeps at each word (default: %(default)s)")  # fmt: skip
+                        help="candidates that the beam search keeps at each word (default: %(default)s)")  # fmt: skip
     parser.add_argument("--language", help="of the captions, such as de (default: the first that the model has, en)")
     parser.add_argument("--features", action="store_true",
                         help="encode the photos of a data set for training, into features.pkl and .npy")  # fmt: skip

@@ -182,7 +182,7 @@ def plan(found: pa.Table, shards: Shards, options: dict[str, Any], actors: int) 
 
 
 def _cut(new: pa.Table, actors: int) -> list[pa.Table]:
-    """Neighbours, about `MAX_PHOTOS` together or fewer if there are few. A tar is a part of its own."""
+    """Neighbours, about `MAX_PHOTOS` together or fewer if there are few. A tar ends its part."""
     known = pc.sum(new["photos"]).as_py() or 0
     size = min(MAX_PHOTOS, max(20, -(-known // (actors * PARTS_PER_ACTOR))))
     photos = new["photos"].fill_null(size).to_numpy()

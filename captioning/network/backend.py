@@ -8,6 +8,9 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+# TensorFlow warns of functions that are compiled several times. Here they are, once for each of a few shapes.
+tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
+
 
 def training_precision() -> str:
     """``mixed_bfloat16`` on a processor with bfloat16 instructions, else ``float32``, which is then much faster."""
@@ -22,8 +25,7 @@ def compiled(function: Callable, xla: bool = False) -> Callable:
 
     ``xla`` takes a second longer to compile and makes functions of many small steps faster.
     """
-    tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())  # a few shapes are expected
-    return tf.function(function, reduce_retracing=False, jit_compile=xla)
+    return tf.function(function, jit_compile=xla)
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ class Workers:
     def _add(self, tensors: Sequence) -> Sequence:
         """Add up the tensors of all workers; the result is the same on each.
 
-        It is compiled once for each list of shapes, on all workers at the same call: only so they find each other.
+        It is compiled once for each list of shapes. All workers must make the same calls in the same order.
         """
         import tensorflow as tf
 
@@ -83,7 +83,7 @@ class Workers:
         if self.count > 1 and int(self.sum([np.int64(number)])[0]) != self.count * number:
             from tensorflow import errors
 
-            with contextlib.suppress(errors.OpError):  # none ends before all have the first sum
+            with contextlib.suppress(errors.OpError):  # no worker ends before all have the first sum
                 self.sum([np.int64(0)])
             raise WorkerError(f"the workers do not have the same {what}: give all the same data, settings and packages")
 
@@ -146,8 +146,8 @@ def connect(timeout: float = TIMEOUT) -> Workers:
                 "this time with the same list, and let them reach these ports"
             ) from error
         raise WorkerError(
-            f"worker {index} could not join the others: if another one ended with an error, mend that, otherwise make "
-            f"sure that {addresses[index]} is a free port of this machine; then start all again"
+            f"worker {index} could not join the others: if another one ended with an error, fix that first; otherwise "
+            f"make sure that {addresses[index]} is a free port of this machine; then start all again"
         ) from error
     return workers
 

@@ -1,5 +1,6 @@
 // The photos of a page of the gallery, as cards, and their small copies.
 
+import { texts } from "../shared.js";
 import { loadThumbnail, saveThumbnail } from "./store.js";
 
 const thumbnailer = new Worker(new URL("thumbnailer.js", import.meta.url));
@@ -28,7 +29,7 @@ export function makeThumbnail(id, file) {
 }
 
 /** The URL of the small copy of a photo; null if the browser cannot show its file. */
-export function thumbnail(id) {
+function thumbnail(id) {
   if (!addresses.has(id)) addresses.set(id, loadThumbnail(id).then((blob) => (blob ? URL.createObjectURL(blob) : null)));
   return addresses.get(id);
 }
@@ -53,8 +54,8 @@ export class Cards {
   #cards = new Map(); // id → element
 
   /** @param {(id: number) => void} open what a click on a card does */
-  constructor(list, texts, percent, open) {
-    Object.assign(this, { list, texts, percent, open, template: document.querySelector("#card").content.firstElementChild });
+  constructor(list, percent, open) {
+    Object.assign(this, { list, percent, open, template: document.querySelector("#card").content.firstElementChild });
   }
 
   /** Shows these photos and no others. Cards that stay keep their focus. */
@@ -86,7 +87,7 @@ export class Cards {
 
   #fill(card, photo) {
     const [caption, mark, name] = card.querySelectorAll(".caption, .mark, .name");
-    const text = photo.error ?? (photo.text || (photo.decorative ? this.texts.decorative : this.texts.empty));
+    const text = photo.error ?? (photo.text || (photo.decorative ? texts.decorative : texts.empty));
     const state = photo.error ? "failed" : photo.reviewed ? "reviewed" : "open";
     if (card.dataset.state === state && caption.textContent === text) return;
     card.dataset.state = state;
@@ -94,7 +95,7 @@ export class Cards {
     if (photo.text) caption.lang = photo.language;
     else caption.removeAttribute("lang");
     card.querySelector("button").disabled = Boolean(photo.error);
-    mark.textContent = { failed: "", reviewed: `✓ ${this.texts.reviewed}`, open: this.percent(photo) }[state];
+    mark.textContent = { failed: "", reviewed: `✓ ${texts.reviewed}`, open: this.percent(photo) }[state];
     name.textContent = photo.name;
   }
 }

@@ -1,6 +1,6 @@
 // The photos that were chosen or dropped, as {file, name}. In a folder, the name is the path.
 
-const PHOTO = /\.(jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf])$/i;
+const PHOTO = /\.(jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf])$/i;
 const isPhoto = (file) => file.type.startsWith("image/") || PHOTO.test(file.name);
 
 export function chosenFiles(input) {

@@ -15,14 +15,13 @@ const WORDS = 40; // in the list
 const find = (selector) => document.querySelector(selector);
 const { captions: address, limit, confidence, common } = find("#gallery").dataset;
 const [filters, status, notice, sending] = ["#filters", "#status", "#notice", "#sending"].map(find);
-const levels = JSON.parse(confidence); // [[least per cent, words], …], the highest first
+const levels = JSON.parse(confidence); // [[lowest percentage, words], …], the highest first
 const language = document.documentElement.lang;
 const collator = new Intl.Collator(language, { numeric: true });
 const decimal = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
 const percent = new Intl.NumberFormat(language, { style: "percent" });
-const surely = (photo) => (photo.error ? 101 : Math.round(100 * photo.choices[0].confidence)); // failed ones come last
-const sure = ({ confidence }) => `${level(Math.round(100 * confidence))[1]}, ${percent.format(confidence)}`;
-const level = (per) => levels.find(([least]) => per >= least);
+const confidenceOf = (photo) => (photo.error ? 101 : Math.round(100 * photo.choices[0].confidence)); // failed ones come last
+const level = (confidence) => levels.find(([least]) => confidence >= least);
 
 const photos = new Map(); // id → photo
 const files = new Map(); // id → item that can be sent again
@@ -35,7 +34,7 @@ const busy = () => sender.busy || unsaved > 0;
 
 // Adding and sending
 
-const sender = new Sender({ limit: Number(limit), texts }, keep, showProgress);
+const sender = new Sender(Number(limit), keep, showProgress);
 
 async function add(items) {
   notice.hidden = true;
@@ -151,11 +150,11 @@ guardEdits(() => busy() || (unstored && photos.size));
 
 // Filtering and showing
 
-const cards = new Cards(find("#cards"), texts, (photo) => percent.format(surely(photo) / 100), (id) => review.open(reviewable(), id));
+const cards = new Cards(find("#cards"), (photo) => percent.format(confidenceOf(photo) / 100), (id) => review.open(reviewable(), id));
 
 const ORDERS = {
   "": (a, b) => a.id - b.id,
-  sure: (a, b) => surely(a) - surely(b) || a.id - b.id,
+  sure: (a, b) => confidenceOf(a) - confidenceOf(b) || a.id - b.id,
   name: (a, b) => collator.compare(a.name, b.name),
 };
 const STATES = {
@@ -170,7 +169,7 @@ function filtered() {
   const { search, show, sure: least, order } = Object.fromEntries(new FormData(filters));
   const terms = search.toLowerCase().split(/\s+/).filter(Boolean);
   const passes = (photo) => {
-    if (!STATES[show](photo) || (least && (photo.error || level(surely(photo))[0] !== Number(least)))) return false;
+    if (!STATES[show](photo) || (least && (photo.error || level(confidenceOf(photo))[0] !== Number(least)))) return false;
     const text = `${photo.text ?? ""} ${photo.name}`.toLowerCase();
     if (!terms.every((term) => text.includes(term))) return false;
     return !words.size || [...words].every((word) => wordsOf(photo).has(word));
@@ -264,13 +263,11 @@ find("#forth").addEventListener("click", () => turn(1));
 
 // Review, download, delete
 
-const review = new Review(find("#review"), texts, {
+const review = new Review(find("#review"), {
   get: (id) => photos.get(id),
   put: (photo) => put(photo).then(() => announceChange(photo.id)),
   remove: drop,
-  sentence,
-  sure,
-  fill,
+  confidence: ({ confidence }) => `${level(Math.round(100 * confidence))[1]}, ${percent.format(confidence)}`,
   closed: (id) => {
     const at = filtered().findIndex((photo) => photo.id === id);
     if (at >= 0) page = Math.floor(at / PAGE);

@@ -1,5 +1,6 @@
 // The dialog that shows one photo after the other to accept or correct its caption, with the keyboard alone if wanted.
 
+import { fill, sentence, texts } from "../shared.js";
 import { offerSpeech } from "../speech.js";
 import { showThumbnail } from "./cards.js";
 import { keepLetters, lettersAct } from "./store.js";
@@ -15,10 +16,10 @@ export class Review {
   #editing = false; // the present edit is in #undo
 
   /**
-   * @param {object} hooks get(id), put(photo), remove(id), sentence(text), sure(choice), fill(text, values), closed(id)
+   * @param {object} hooks get(id), put(photo), remove(id), confidence(choice), closed(id)
    */
-  constructor(dialog, texts, hooks) {
-    Object.assign(this, { dialog, texts, hooks });
+  constructor(dialog, hooks) {
+    Object.assign(this, { dialog, hooks });
     const find = (selector) => dialog.querySelector(selector);
     Object.assign(this, { letters: find("#letters"), image: find("img"), field: find("textarea"), choices: find(".choices"), status: find("[role=status]") });
     dialog.addEventListener("click", (event) => this[event.target.closest("[data-do]")?.dataset.do]?.());
@@ -77,8 +78,7 @@ export class Review {
 
   #show(message) {
     const photo = this.#photo;
-    const { texts, hooks } = this;
-    const place = hooks.fill(texts.place, { number: this.#at + 1, count: this.#order.length });
+    const place = fill(texts.place, { number: this.#at + 1, count: this.#order.length });
     this.dialog.querySelector("#place").textContent = place;
     this.dialog.querySelector(".name").textContent = photo.name;
     this.#showImage(true);
@@ -102,13 +102,13 @@ export class Review {
     const button = document.createElement("button");
     const text = document.createElement("span");
     const key = document.createElement("kbd");
-    const sure = document.createElement("small");
+    const confidence = document.createElement("small");
     button.type = "button";
-    text.textContent = this.hooks.sentence(choice.caption);
+    text.textContent = sentence(choice.caption);
     text.lang = photo.language;
     key.textContent = index + 1;
-    sure.textContent = this.hooks.sure(choice);
-    button.append(key, " ", text, " ", sure);
+    confidence.textContent = this.hooks.confidence(choice);
+    button.append(key, " ", text, " ", confidence);
     button.addEventListener("click", () => {
       const focused = document.activeElement === button;
       this.#change({ text: text.textContent, decorative: false }, "");
@@ -123,7 +123,7 @@ export class Review {
       button.setAttribute("aria-pressed", button.querySelector("span").textContent === photo.text);
     }
     this.#button("decorative").setAttribute("aria-pressed", photo.decorative);
-    this.dialog.querySelector(".sure").textContent = photo.reviewed ? `✓ ${this.texts.reviewed}` : "";
+    this.dialog.querySelector(".sure").textContent = photo.reviewed ? `✓ ${texts.reviewed}` : "";
   }
 
   /** Changes the photo so that it can be undone. */
@@ -146,12 +146,12 @@ export class Review {
     if (this.#button("speak").getAttribute("aria-pressed") === "true") this.#button("speak").click();
   }
 
-  #go(steps, message) {
+  #go(steps) {
     const target = this.#at + steps;
     this.#hush();
     this.#editing = false;
     this.#at = Math.min(Math.max(target, 0), this.#order.length - 1);
-    this.#show(target >= this.#order.length ? this.texts.end : message);
+    this.#show(target >= this.#order.length ? texts.end : "");
   }
 
   accept() {
@@ -177,7 +177,7 @@ export class Review {
 
   decorative() {
     const { decorative, choices } = this.#photo;
-    this.#change(decorative ? { decorative: false, text: this.hooks.sentence(choices[0].caption) } : { decorative: true, text: "" });
+    this.#change(decorative ? { decorative: false, text: sentence(choices[0].caption) } : { decorative: true, text: "" });
   }
 
   remove() {
@@ -191,12 +191,12 @@ export class Review {
 
   undo() {
     const last = this.#undo.pop();
-    if (!last) return void (this.status.textContent = this.texts.nothing);
+    if (!last) return void (this.status.textContent = texts.nothing);
     if (!this.hooks.get(last.id)) this.#order.splice(last.at ?? 0, 0, last.id);
     this.hooks.put(last.before);
     if (!this.#order.includes(last.id)) this.#order.push(last.id);
     this.#at = this.#order.indexOf(last.id);
-    this.#show(this.texts.undone);
+    this.#show(texts.undone);
   }
 
   forget() {

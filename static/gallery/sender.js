@@ -1,6 +1,6 @@
 // Sends photos to the API in small groups, a few groups at a time, and reports how far it is.
 
-import { BUSY, isUnreadable, secondsToWait } from "../shared.js";
+import { BUSY, isUnreadable, secondsToWait, texts } from "../shared.js";
 
 const GROUP = 8; // photos in a request
 const PARALLEL = 3; // requests at a time
@@ -13,12 +13,12 @@ export class Sender {
   #start = 0;
 
   /**
-   * @param {{limit: number, texts: object}} settings limit: bytes of a request
+   * @param {number} limit bytes of a request
    * @param {(item: object, answer: object) => void} onAnswer an answer is {caption, alternatives, …}, or {error, again}
    * @param {() => void} onProgress
    */
-  constructor(settings, onAnswer, onProgress) {
-    Object.assign(this, settings, { onAnswer, onProgress });
+  constructor(limit, onAnswer, onProgress) {
+    Object.assign(this, { limit, onAnswer, onProgress });
     this.reset();
   }
 
@@ -96,8 +96,8 @@ export class Sender {
   }
 
   async #check(file) {
-    if (file.size > this.limit - 2 ** 14) return this.texts.large;
-    return (await isUnreadable(file)) ? this.texts.unreadable : null;
+    if (file.size > this.limit - 2 ** 14) return texts.large;
+    return (await isUnreadable(file)) ? texts.unreadable : null;
   }
 
   async #post(items, signal) {
@@ -105,19 +105,19 @@ export class Sender {
     for (const { file, name } of items) body.append("image", file, name);
     let response;
     let late = false;
-    for (let wait = 1; wait < 2 ** TRIES && !signal.aborted; wait *= 2) {
+    for (let tries = 1; !signal.aborted; tries += 1) {
       response = await fetch(items[0].address, { method: "POST", body, signal }).catch(() => null);
       if (response && !BUSY.includes(response.status)) break;
-      const seconds = secondsToWait(response?.headers.get("Retry-After"), wait);
+      const seconds = secondsToWait(response?.headers.get("Retry-After"), 2 ** (tries - 1));
       late = !seconds;
-      if (late) break;
+      if (late || tries === TRIES) break;
       await pause(1000 * seconds, signal);
     }
     if (signal.aborted) return [];
     const answer = await response?.json().catch(() => null);
     if (response?.ok && answer) return answer.photos;
     if (!response || late) {
-      const error = answer?.message ?? this.texts.unreachable;
+      const error = answer?.message ?? texts.unreachable;
       this.#queue.splice(0).forEach((item) => this.#report(item, { error, again: true }));
     }
     if (response && !BUSY.includes(response.status) && items.length > 1) {
@@ -126,7 +126,7 @@ export class Sender {
       return answers;
     }
     const again = !response || response.status === 429 || response.status >= 500;
-    return items.map(() => ({ error: answer?.message ?? this.texts.unreachable, again }));
+    return items.map(() => ({ error: answer?.message ?? texts.unreachable, again }));
   }
 }
 

@@ -22,7 +22,7 @@ async function transact(names, mode, work) {
   });
 }
 
-const write = (names, work) => transact(names, "readwrite", work).catch((error) => problem(error));
+const write = (names, work) => transact(names, "readwrite", work).catch(() => problem());
 
 /** Calls `handler` when something could not be stored. */
 export const onProblem = (handler) => (problem = handler);

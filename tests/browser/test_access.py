@@ -46,7 +46,7 @@ def error_page(page):
 
 
 def site_form(page):
-    page.get_by_role("link", name="Web page").click()
+    page.get_by_role("link", name="Alt texts").click()
 
 
 def site_report(page):

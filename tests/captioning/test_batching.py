@@ -36,8 +36,9 @@ def one_core(monkeypatch):
 def test_batches_give_the_same_captions_as_one_by_one(generator, queue):
     photos = [generator.prepare(picture(n)) for n in range(3)]
     alone = [generator.caption(photo) for photo in photos]
-    together = queue(generator, max_wait=1)  # two batches
-    answers = [together.submit(photo) for photo in photos]
+    together = queue(generator)
+    together.warm_up()
+    answers = [together.submit(photo) for photo in photos]  # the first one alone, the others perhaps together
     for answer, expected in zip(answers, alone):
         assert answer.result(60).text == expected.text
         assert answer.result().probability == pytest.approx(expected.probability, rel=1e-3)
@@ -55,7 +56,7 @@ def test_every_thread_gets_its_own_answer_and_batches_grow_with_the_load(queue):
 @pytest.mark.parametrize(("waiting", "sizes"), [(1, [1]), (2, [1, 1]), (8, [4, 4]), (40, [5, 5])])
 def test_the_free_cores_share_what_waits(waiting, sizes, queue):
     generator = Brightness()
-    captions = queue(generator, max_wait=0)
+    captions = queue(generator)
     keep_busy(captions)
     answers = [captions.submit(grey(n)) for n in range(waiting)]
     generator.gate.set()
@@ -66,7 +67,7 @@ def test_the_free_cores_share_what_waits(waiting, sizes, queue):
 
 def test_photos_of_one_batch_have_the_same_options(queue, one_core):
     generator = Brightness()
-    captions = queue(generator, beam_width=3, alternatives=3, max_wait=0)
+    captions = queue(generator, beam_width=3, alternatives=3)
     keep_busy(captions)
     answers = [captions.submit(grey(n), **({"beam_width": 5} if n % 2 else {})) for n in range(7)]
     generator.gate.set()
@@ -77,16 +78,16 @@ def test_photos_of_one_batch_have_the_same_options(queue, one_core):
 
 def test_a_batch_has_photos_of_all_groups_that_wait(queue, one_core):
     generator = Brightness()
-    captions = queue(generator, max_batch=2)
+    captions = queue(generator)
     keep_busy(captions)
     done = []
-    for n in range(6):
+    for n in range(9):
         captions.submit(grey(n), group="many").add_done_callback(lambda answer: done.append(answer.result().text))
     captions.submit(grey(100), group="one").add_done_callback(lambda answer: done.append(answer.result().text))
     generator.gate.set()
-    wait_until(lambda: len(done) == 7)
+    wait_until(lambda: len(done) == 10)
     assert "100" in done[:2]
-    assert [text for text in done if text != "100"] == [str(n) for n in range(6)]
+    assert [text for text in done if text != "100"] == [str(n) for n in range(9)]
 
 
 def test_warm_up_runs_one_photo_and_one_for_each_core(queue):
@@ -95,10 +96,9 @@ def test_warm_up_runs_one_photo_and_one_for_each_core(queue):
     assert generator.batches == [1, CPU_COUNT]
 
 
-@pytest.mark.parametrize("option", ["max_batch", "max_waiting"])
-def test_a_queue_without_room_is_refused(option):
+def test_a_queue_without_room_is_refused():
     with pytest.raises(ValueError, match="room for one photo"):
-        CaptionQueue(Brightness(), **{option: 0})
+        CaptionQueue(Brightness(), max_waiting=0)
 
 
 @pytest.mark.parametrize("cores", [1, 2])
@@ -166,7 +166,7 @@ def test_a_failed_batch_does_not_stop_the_queue(queue):
 
 
 def test_close_finishes_what_waits(queue):
-    captions = queue(Brightness(), max_batch=2)
+    captions = queue(Brightness())
     keep_busy(captions)
     answers = [captions.submit(grey(n)) for n in range(7)]
     threading.Timer(0.1, captions.generator.gate.set).start()

@@ -61,8 +61,8 @@ def draft(expected, data=None) -> bytes:
 def test_form(client):
     page = client.get("/html").text
     assert 'enctype="multipart/form-data"' in page and 'name="language"' in page
-    assert '<a href="/html" aria-current="page">Web page</a>' in page
-    assert '<a href="/html">Web page</a>' in client.get("/").text
+    assert '<a href="/html" aria-current="page">Alt texts</a>' in page
+    assert '<a href="/html">Alt texts</a>' in client.get("/").text
 
 
 def test_page_and_its_pictures(send, expected):
@@ -176,6 +176,7 @@ def test_nothing_to_do(send):
         ([("a.zip", archive({"a.txt": b""}))], 422, "There is no HTML file"),
         ([("a.zip", archive({"a.html": b"<p>" * 9})[:40] + b"\0" + archive({"a.html": b""})[41:])], 422, "damaged"),
         ([("a.zip", archive({})), ("b.zip", archive({}))], 422, "one ZIP file at a time"),
+        ([("a.html", b"<p>"), ("a.html", b"<br>")], 422, "have the same name"),
         ([("a.zip", broken_deflate())], 422, "damaged"),
         ([("a.zip", archive({"ä.html": b""}).replace(b"\xc3\xa4", b"\xff\xff", 1))], 422, "damaged"),  # no UTF-8
         ([("a.html", b"<img>" * 2001)], 422, "more than 2,000 images"),

@@ -40,7 +40,7 @@ def test_a_client_that_hangs_up_is_dropped(small_app, model):
 def test_more_clients_than_may_wait(make_app, model):
     """Each gets 200 or 503, and afterwards the server works as before."""
     model.seconds = 0.1
-    app = make_app(QUEUE_LENGTH=8, MAX_BATCH=4)
+    app = make_app(QUEUE_LENGTH=8)
     with Serving(app) as (_, address), ThreadPoolExecutor(60) as clients:
         codes = list(clients.map(lambda _: upload(address), range(60)))
         assert set(codes) == {200, 503} and codes.count(200) >= 8
@@ -168,7 +168,7 @@ model = Brightness()
 model.gate.clear()
 threading.Thread(target=work_after_a_line, daemon=True).start()
 listener = server.bind("127.0.0.1", 0)
-captioner = create_app({"MAX_BATCH": 1}, model)
+captioner = create_app({}, model)
 captioner.add_url_rule("/large", view_func=lambda: bytes(2**25))
 metrics.log_requests()
 waitress_server = server.make_server(captioner, listener)

@@ -7,18 +7,18 @@ from app import main
 
 def test_the_environment_replaces_defaults(make_app, monkeypatch):
     monkeypatch.setenv("CAPTIONER_PORT_8000_TCP_PROTO", "tcp")  # as Kubernetes does
-    monkeypatch.setenv("CAPTIONER_BATCH_WAIT", "0.002")
+    monkeypatch.setenv("CAPTIONER_REQUEST_TIMEOUT", "1.5")
     monkeypatch.setenv("CAPTIONER_QUEUE_LENGTH", "128")
     monkeypatch.setenv("CAPTIONER_ALLOWED_ORIGINS", '["https://example.org"]')
     config = make_app().config
     assert config["QUEUE_LENGTH"] == 128 and config["ALLOWED_ORIGINS"] == ["https://example.org"]
-    assert config["MAX_PHOTOS"] == 20 and config["BATCH_WAIT"] == 0.002
+    assert config["MAX_PHOTOS"] == 20 and config["REQUEST_TIMEOUT"] == 1.5
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("MAX_BATCH", value) for value in ("many", "0", "true", "1.5")],
+        *[("MAX_PHOTOS", value) for value in ("many", "0", "true", "1.5")],
         *[("RATE_LIMIT", "600"), ("ALLOWED_ORIGINS", "https://a.org"), ("BEAM_WIDTH", "11")],
         ("REQUEST_TIMEOUT", "Infinity"),
         ("MAX_PHOTOS", "65"),

@@ -43,7 +43,7 @@ def test_photos_that_are_read_count_as_waiting(make_app, model):
 
 
 def test_full_queue_is_503_with_retry_after(make_app, model, send):
-    app = make_app(QUEUE_LENGTH=2, MAX_BATCH=1)
+    app = make_app(QUEUE_LENGTH=2)
     keep_busy(app.extensions["captions"])
     with ThreadPoolExecutor(2) as clients:
         served = [clients.submit(send, app, picture()) for _ in range(2)]
@@ -68,18 +68,18 @@ def test_timeout_is_503_and_the_photos_are_dropped(make_app, model, send):
 
 
 def test_a_request_with_many_photos_does_not_delay_one_with_a_single_photo(make_app, model, send):
-    app = make_app(MAX_BATCH=2)
+    app = make_app()
     captions = app.extensions["captions"]
     keep_busy(captions)
     with ThreadPoolExecutor(2) as clients:
-        many = clients.submit(send, app, *[picture(n) for n in range(9)], to="/api/captions")
-        wait_until(lambda: len(captions) == 9)
+        many = clients.submit(send, app, *[picture(n) for n in range(19)], to="/api/captions")
+        wait_until(lambda: len(captions) == 19)
         one = clients.submit(send, app, picture(), to="/model/predict")
-        wait_until(lambda: len(captions) == 10)
-        model.seconds = 0.2
+        wait_until(lambda: len(captions) == 20)
+        model.seconds = 0.5
         model.gate.set()
         assert one.result(20).status_code == 200 and not many.done()
-        assert len(many.result(20).json["photos"]) == 9
+        assert len(many.result(20).json["photos"]) == 19
 
 
 def test_a_bad_photo_does_not_fail_the_others(small_app, send):
