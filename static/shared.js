@@ -67,6 +67,7 @@ const LONGEST = 60; // seconds that a photo waits for it
 
 /** Seconds until the next try: what the server asks for, else `wait`; null if that is too long. A date counts as none. */
 export function secondsToWait(retryAfter, wait) {
-  const seconds = Math.max(1, Number(retryAfter ?? NaN) || wait);
+  const asked = Number(retryAfter ?? NaN);
+  const seconds = Math.max(1, Number.isNaN(asked) ? wait : asked);
   return seconds <= LONGEST ? seconds : null;
 }

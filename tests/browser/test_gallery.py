@@ -215,7 +215,7 @@ def test_server_that_is_busy_and_one_that_is_away(visit, tmp_path):
     def busy_once(route):
         asked.append(route)
         if len(asked) == 1:
-            route.fulfill(status=503, headers={"Retry-After": "0"}, json={"status": "error", "message": "busy"})
+            route.fulfill(status=503, headers={"Retry-After": "Mon, 30 Nov 2026 12:00:00 GMT"})
         else:
             route.continue_()
 
@@ -225,10 +225,17 @@ def test_server_that_is_busy_and_one_that_is_away(visit, tmp_path):
     expect(page.locator("#sending .count")).to_have_text("Finished · 1 of 1 photos")
 
     page.unroute_all()
-    page.route("**/api/captions*", lambda route: route.fulfill(status=503, headers={"Retry-After": "0"}, json={
-        "status": "error", "message": "Too many photos are waiting."}))  # fmt: skip
+    asked.clear()
+
+    def busy(route):
+        asked.append(route)
+        message = "Too many photos are waiting."
+        route.fulfill(status=503, headers={"Retry-After": "0"}, json={"status": "error", "message": message})
+
+    page.route("**/api/captions*", busy)
     (tmp_path / "5.png").write_bytes(picture(5))
     fill(page, tmp_path / "5.png")
+    assert len(asked) == 5
     expect(page.locator(".card .caption").nth(1)).to_have_text("Too many photos are waiting.")
     with page.expect_request("**/api/captions*"):
         page.set_input_files("#files", tmp_path / "5.png")  # chosen again, it is sent again
