@@ -28,6 +28,7 @@ ENVIRONMENT = {  # of a worker
 }
 INHERITED = ("PATH", "HOME", "LANG", "LC_", "TMPDIR", "TZ", "PYTHON", "LD_LIBRARY_PATH", "COV")
 """Prefixes of the environment variables that a worker inherits. The others may hold keys."""
+START_SECONDS = 60  # until a process that has not started is taken to hang
 
 
 class OutOfTime(Exception):
@@ -48,7 +49,7 @@ class WorkerProcess:
     Args:
         module: its function `answer` takes an order's arguments and gives an iterator of answers.
         cpu_seconds: processor time that an order may take.
-        wall_seconds: time after which a process that has not answered is taken to hang.
+        wall_seconds: time after which a process that has not answered an order is taken to hang.
         memory: bytes that it may use on top of what it needs when it has started.
         files: descriptors of files that it may use, by the same numbers.
     """
@@ -61,7 +62,8 @@ class WorkerProcess:
     def start(self) -> None:
         """Raises OSError if no process can be started."""
         self.socket, theirs = socket.socketpair()
-        self.socket.settimeout(self.wall_seconds)
+        self.socket.settimeout(START_SECONDS)
+        self.ready = False
         self.answers = self.socket.makefile("rb")
         path = [str(Path(__file__).parents[1]), *sys.path]
         call = f"work({self.module!r}, {theirs.fileno()}, {self.cpu_seconds}, {self.memory})"
@@ -98,6 +100,9 @@ class WorkerProcess:
     def send(self, order: tuple) -> None:
         """Raises as `receive`."""
         with self._reporting():
+            if not self.ready:
+                self.ready = pickle.load(self.answers)  # the start must not count as time for the order
+                self.socket.settimeout(self.wall_seconds)
             _send(self.socket, order)
 
     def receive(self) -> Any:
@@ -166,6 +171,7 @@ def work(module: str, descriptor: int, cpu_seconds: float, memory: int) -> None:
     connection = socket.socket(fileno=descriptor)
     orders = connection.makefile("rb")
     with contextlib.suppress(EOFError, OSError):
+        _send(connection, True)  # it is ready
         while True:
             order = pickle.load(orders)
             signal.setitimer(signal.ITIMER_PROF, cpu_seconds)  # then SIGPROF ends the process

@@ -32,7 +32,7 @@ def image_workers():
     """The processes that read photos. The apps of all tests share them, because they take half a second to start."""
     from captioning.image_workers import ImageWorkers
 
-    with ImageWorkers() as workers:
+    with ImageWorkers(2) as workers:
         yield workers
 
 

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -97,11 +98,19 @@ def keep_busy(captions) -> None:
     wait_until(lambda: captions.generator.batches)
 
 
-def wait_until(condition, seconds: float = 60.0) -> None:
+def files_in(*folders) -> set:
+    """The visible files. Folders and hidden files may come from tests that run at the same time."""
+    paths = (path for folder in folders for path in Path(folder).iterdir())
+    return {path for path in paths if path.is_file() and not path.name.startswith(".")}
+
+
+def wait_until(condition, seconds: float = 60.0) -> Any:
+    """Returns what the condition returned when it was met."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)
+    return found
 
 
 @contextmanager

@@ -49,4 +49,6 @@ def run(name, folder, first_cell="", **parameters):
 
 def execute(notebook, path, parameters):
     nbformat.write(notebook, path)
-    papermill.execute_notebook(path, path, parameters, cwd=ROOT, kernel_name="python3", progress_bar=False)
+    papermill.execute_notebook(
+        path, path, parameters, cwd=ROOT, kernel_name="python3", start_timeout=600, progress_bar=False
+    )

@@ -180,5 +180,5 @@ def run(server: Any, app: Flask, ready: str) -> None:
         turn()
     app.extensions["captions"].close(max(1.0, deadline - time.monotonic()))
     app.extensions["images"].close()
-    server.task_dispatcher.shutdown(timeout=1)
+    server.task_dispatcher.shutdown(timeout=5)
     server.asyncore.close_all(server._map)

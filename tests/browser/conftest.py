@@ -39,7 +39,7 @@ def chromium():
 @pytest.fixture(scope="module")
 def address(generator):
     listener = server.bind("127.0.0.1", 0)
-    app = create_app(generator=generator)
+    app = create_app({"VIDEO_JOBS": 100}, generator)  # some tests leave clips behind
     waitress_server = server.make_server(app, listener)
     threading.Thread(target=waitress_server.run, daemon=True).start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}/"

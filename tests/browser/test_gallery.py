@@ -105,6 +105,7 @@ def test_three_hundred_photos_in_one_go(visit, quick_address, shoot):
     page.reload()
     found(page, "^300 of 300 photos, 0 reviewed$")
     for n in range(3):
+        expect(page.locator(".card img").nth(n)).to_have_attribute("src", re.compile("^blob:"))
         assert page.locator(".card img").nth(n).evaluate("image => image.decode().then(() => image.naturalWidth)") == 96
     page.get_by_label("Search").fill("a")
     page.get_by_label("Order").select_option("Least sure first")
@@ -521,8 +522,10 @@ def test_two_tabs_show_the_same(visit):
     other.get_by_role("dialog").get_by_role("button", name="Remove").click()
     expect(other.locator("#place")).to_have_text("Photo 2 of 2")
     expect(page.get_by_label("Text to publish")).to_have_value("Made in the other tab.")
+    page.evaluate("() => { window.heard = new Promise((done) => (new BroadcastChannel('gallery').onmessage = done)); }")
     other.get_by_label("Text to publish").fill("The last one.")  # of a photo that is not under review here
-    other.wait_for_timeout(500)
+    page.evaluate("() => heard.then(() => true)")
+    stored(page)  # after the page itself has read the change
     page.keyboard.press("ArrowRight")
     expect(page.get_by_label("Text to publish")).to_have_value("The last one.")
     page.keyboard.press("Escape")
@@ -533,6 +536,7 @@ def test_two_tabs_show_the_same(visit):
     other.set_input_files("#files", photos(1, 3))
     expect(page.locator(".card")).to_have_count(3)
     image = page.locator(".card img").last
+    expect(image).to_have_attribute("src", re.compile("^blob:"))
     assert image.evaluate("image => (image.loading = 'eager', image.decode().then(() => image.naturalWidth))") == 320
     other.get_by_role("button", name="Delete everything …").click()
     other.get_by_role("dialog").get_by_role("button", name="Delete everything").click()

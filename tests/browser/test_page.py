@@ -512,8 +512,8 @@ def test_browser_asks_before_edits_are_lost_that_it_has_no_room_for(visit):
     with page.expect_download():
         page.get_by_role("button", name="CSV", exact=True).click()
     assert not asked
-    page.locator("body").evaluate("() => { location.reload(); }")
-    page.wait_for_timeout(500)
+    with page.expect_event("dialog"):
+        page.locator("body").evaluate("() => { location.reload(); }")
     assert asked == ["beforeunload"]
     expect(page.get_by_label("Text to publish")).to_have_value("My own words.")
     page.locator("body").evaluate("() => sessionStorage.clear()")
@@ -532,8 +532,8 @@ def test_browser_asks_before_edits_are_lost_in_a_page_that_came_without_script(v
         )
     page.get_by_label("Text to publish").click()  # browsers ask only those who did something
     page.get_by_label("Text to publish").fill("My own words.")
-    page.locator("body").evaluate("() => { location.reload(); }")
-    page.wait_for_timeout(500)
+    with page.expect_event("dialog"):
+        page.locator("body").evaluate("() => { location.reload(); }")
     assert asked == ["beforeunload"]
     with page.expect_download():
         page.get_by_role("button", name="CSV", exact=True).click()

@@ -4,6 +4,7 @@ import zipfile
 
 import pytest
 from browsing import picture, upload
+from helpers import wait_until
 from playwright.sync_api import expect
 from test_page import describe
 
@@ -36,7 +37,8 @@ def test_many_photos_come_in_groups(visit):
     held = []
     page.route("**/photos.zip", lambda route: held.append(route))
     label = page.locator("#zip").inner_text()
-    page.locator("#zip").click()
+    with page.expect_request("**/photos.zip"):
+        page.locator("#zip").click()
     status = page.locator("#status")
     expect(status).to_have_text("Writing ZIP file 1 of 2 …")
     expect(page.locator("#zip")).to_have_text("Writing ZIP file 1 of 2 …")
@@ -47,7 +49,7 @@ def test_many_photos_come_in_groups(visit):
     held[0].continue_()
     expect(status).to_have_text("Finished")
     expect(page.locator("#zip")).to_have_text(label)
-    page.wait_for_timeout(300)
+    wait_until(lambda: page.wait_for_timeout(100) or len(downloads) == 2)
     names = {d.suggested_filename: sorted(zipfile.ZipFile(d.path()).namelist()) for d in downloads}
     assert list(names) == ["photos-1.zip", "photos-2.zip"] and sum(map(len, names.values())) == 3
 

@@ -55,7 +55,7 @@ def test_every_thread_gets_its_own_answer_and_batches_grow_with_the_load(queue):
 
 @pytest.mark.parametrize(("waiting", "sizes"), [(1, [1]), (2, [1, 1]), (8, [4, 4]), (40, [5, 5])])
 def test_the_free_cores_share_what_waits(waiting, sizes, queue):
-    generator = Brightness()
+    generator = Brightness(0.1)
     captions = queue(generator)
     keep_busy(captions)
     answers = [captions.submit(grey(n)) for n in range(waiting)]

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,8 +55,7 @@ def lone_worker(**limits):
     before = {process.pid for process in processes()}
 
     def process() -> psutil.Process:
-        wait_until(lambda: {process.pid for process in processes()} - before)  # a new one may just be starting
-        return next(process for process in processes() if process.pid not in before)
+        return wait_until(lambda: [p for p in processes() if p.pid not in before])[0]  # a new one may be starting
 
     with ImageWorkers(1, **limits) as pool:
         pool.read(PHOTO, size=32)
@@ -71,11 +69,10 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def is_opening(process: psutil.Process) -> bool:
-    """It has been busy for a while, so it has read all of a picture."""
+def wait_until_it_opens(process: psutil.Process) -> None:
+    """Until it has been busy for a while, so that it has read all of a picture."""
     before = process.cpu_times().user
-    time.sleep(0.1)
-    return process.cpu_times().user - before > 0.04
+    wait_until(lambda: process.cpu_times().user > before + 0.1)
 
 
 def answer(pool: ImageWorkers, source) -> Photo | ImageError:
@@ -173,18 +170,24 @@ def test_a_slow_hostile_picture_is_answered(name):
         assert pool.read(PHOTO, size=32), "the next picture is opened as ever"
     assert isinstance(found, Photo) or found.kind in ("too large", "damaged")
     used = os.times().children_user + os.times().children_system - children - busy
-    assert used < 2.5  # of the picture, the next one, and the start of a new worker
+    assert used < 1.5 + 2 * busy  # of the picture, the next one, and the start of a new worker
 
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_picture_is_opened_and_its_memory_comes_back(name):
     """Slow because pictures of 49 million pixels take seconds to make."""
     data = LARGE[name]()
-    with lone_worker() as (pool, process):
+    with lone_worker(cpu_seconds=60, wall_seconds=120) as (pool, process):
         photo = pool.read(data, size=224, preview=800)
         assert (photo.width, photo.height) == (7000, 7000)
         assert 2 * 224 <= photo.preview.width <= 800
-        wait_until(lambda: process().memory_info().rss < image_workers.MAX_IDLE_MEMORY)
+
+        def is_small() -> bool:
+            with suppress(psutil.NoSuchProcess):  # it is being replaced
+                return process().memory_info().rss < image_workers.MAX_IDLE_MEMORY
+            return False
+
+        wait_until(is_small)
 
 
 SERVER = """
@@ -232,7 +235,7 @@ def test_memory_of_server_and_workers(tmp_path):
     for number, make in enumerate([*QUICK.values(), *LARGE.values()]):
         (tmp_path / f"{number:02}").write_bytes(make())
     command = [sys.executable, "-c", SERVER, tmp_path, "100"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=800)
     assert run.returncode == 0, run.stderr
     before, after, peak, count = eval(run.stdout)
     assert count == 100
@@ -258,45 +261,45 @@ def test_limits(limits, picture, message):
             with pytest.raises(ImageError, match=message) as raised:
                 pool.read(picture, size=224)
             assert raised.value.kind == "too large"
-    with ImageWorkers(1, **{**limits, "wall_seconds": 10}) as pool:
+    with ImageWorkers(1, **{**limits, "cpu_seconds": 5, "wall_seconds": 10}) as pool:
         assert pool.read(PHOTO, size=32)
 
 
 def test_time_limit_counts_anew_for_each_picture():
-    with ImageWorkers(1, cpu_seconds=0.3) as pool:
+    with ImageWorkers(1, cpu_seconds=1) as pool:
         for _ in range(200):
             pool.read(PHOTO, size=224, preview=800)
-        quarter = png(1, 1, chunk(b"abCd") * 30_000)
-        for _ in range(8):
-            pool.read(quarter, size=32)
+        part = png(1, 1, chunk(b"abCd") * 30_000)
+        for _ in range(24):
+            pool.read(part, size=32)
 
 
 # Workers that are lost
 
 
 def test_a_picture_is_tried_again_when_its_worker_is_killed():
-    with lone_worker() as (pool, process):
+    with lone_worker(cpu_seconds=60, wall_seconds=120) as (pool, process):
         future, victim = pool.submit(BUSY, size=32), process()
-        wait_until(lambda: is_opening(victim))
+        wait_until_it_opens(victim)
         victim.kill()
-        assert future.result(20).image.shape == (32, 32, 3)
+        assert future.result(60).image.shape == (32, 32, 3)
         assert process().pid != victim.pid
 
 
 def test_a_picture_whose_worker_is_killed_twice_is_given_up():
-    with lone_worker() as (pool, process):
+    with lone_worker(cpu_seconds=60, wall_seconds=120) as (pool, process):
         future, killed = pool.submit(BUSY, size=32), set()
         others = [pool.submit(PHOTO, size=32) for _ in range(9)]
         for _ in range(2):
             victim = process()
-            wait_until(lambda: is_opening(victim))  # noqa: B023
+            wait_until_it_opens(victim)
             victim.kill()
             killed.add(victim.pid)
             wait_until(lambda: not killed & {process.pid for process in processes()})
         with pytest.raises(ImageError, match="damaged"):
-            future.result(20)
+            future.result(60)
         assert len(killed) == 2
-        assert all(other.result(20).image.shape == (32, 32, 3) for other in others)
+        assert all(other.result(60).image.shape == (32, 32, 3) for other in others)
 
 
 def test_an_idle_worker_that_is_killed_is_no_loss():
@@ -384,7 +387,7 @@ def test_close_ends_the_workers_and_cancels_what_waits():
     files = psutil.Process().num_fds()
     before = {process.pid for process in processes()}
     pool = ImageWorkers(2)
-    futures = [pool.submit(PHOTO, size=224) for _ in range(500)]
+    futures = [pool.submit(BUSY if n else PHOTO, size=224) for n in range(500)]
     futures[0].result()
     pool.close()
     pool.close()

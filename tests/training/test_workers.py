@@ -1,7 +1,10 @@
 """Training in processes of its own: several workers on loopback, and processes that are killed."""
 
+import contextlib
+import itertools
 import json
 import multiprocessing
+import os
 import signal
 import socket
 
@@ -17,12 +20,17 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["keras"])  # with TensorFlow, once for all workers
 
 
+PORTS = itertools.count(20_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
+"""Not those that the system gives to servers without a port of their own: another test could get one meanwhile."""
+
+
 def cluster(count: int) -> list[str]:
     """Free addresses."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
-    for s in sockets:
-        s.close()
+    addresses: list[str] = []
+    while len(addresses) < count:
+        address = "127.0.0.1", next(PORTS)
+        with contextlib.suppress(OSError), socket.create_server(address):
+            addresses.append("{}:{}".format(*address))
     return addresses
 
 
