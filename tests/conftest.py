@@ -19,6 +19,17 @@ def pytest_ignore_collect(collection_path, config):
     return True if files and all(slow) else None
 
 
+LONG = [
+    *("test_notebooks_encoders", "test_notebooks", "test_workers", "test_bulk_cluster"),
+    *("test_access", "test_image_workers", "test_gallery", "test_export"),
+]
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files come first, so that no process ends alone with one."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def generator():
     """The model that ships."""

@@ -22,9 +22,13 @@ FLOORS = {
 
 
 @pytest.fixture(scope="module")
-def features(generator, flickr8k):
+def dataset(flickr8k):
+    return load_dataset(flickr8k)
+
+
+@pytest.fixture(scope="module")
+def features(generator, dataset):
     """Of the first 200 development photos that have captions in all languages."""
-    dataset = load_dataset(flickr8k)
     splits = [dataset.captions, *dataset.translations.values()]
     names = [name for name in dataset.captions["validation"] if all(name in split["validation"] for split in splits)]
     photos = parallel_map(generator.prepare, [dataset.image_paths[name] for name in names[:200]])
@@ -32,9 +36,8 @@ def features(generator, flickr8k):
 
 
 @pytest.mark.parametrize("language", FLOORS)
-def test_scores_on_real_photos_stay_above_a_floor(generator, flickr8k, features, language, monkeypatch):
+def test_scores_on_real_photos_stay_above_a_floor(generator, dataset, features, language, monkeypatch):
     monkeypatch.setenv("PATH", "")  # no METEOR, because Java takes 12 s
-    dataset = load_dataset(flickr8k)
     if language not in {"en", *dataset.translations}:
         pytest.skip(f"Flickr8k has no captions in {language} here")
     split = (dataset.captions if language == "en" else dataset.translations[language])["validation"]

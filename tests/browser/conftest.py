@@ -1,12 +1,12 @@
-"""A real browser against a really served application. Screenshots land in test-output/."""
+"""A real browser against a really served application. With SCREENSHOTS=FOLDER, pictures of the pages land there."""
 
 import os
 import re
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
-from helpers import ROOT
 
 from app import create_app
 from web import server
@@ -18,7 +18,7 @@ FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"
 )
-SCREENSHOTS = ROOT / "test-output"
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
 
 playwright.expect.set_options(timeout=30_000)  # the machine may be busy
 
@@ -78,6 +78,10 @@ def caption(generator):
 
 @pytest.fixture
 def shoot():
-    """Keeps a picture of the whole page."""
-    SCREENSHOTS.mkdir(exist_ok=True)
-    return lambda page, name: page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+    """Keeps a picture of the whole page, if SCREENSHOTS is set."""
+
+    def shoot(page, name):
+        if SCREENSHOTS:
+            page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", full_page=True)
+
+    return shoot

@@ -17,7 +17,7 @@ from captioning.training import workers
 from captioning.training.workers import ONE, WorkerError, connect
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["keras"])  # with TensorFlow, once for all workers
+PROCESSES.set_forkserver_preload(["keras", "captioning.training.self_critical"])  # with TensorFlow, once for all
 
 
 PORTS = itertools.count(20_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))

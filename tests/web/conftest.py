@@ -77,6 +77,7 @@ def make_app(model):
     yield make
     model.gate.set()
     for app in apps:
+        app.extensions["stopping"].set()
         app.extensions["captions"].close()
 
 

@@ -155,7 +155,9 @@ def test_a_clip_without_a_thread_takes_no_place(make_app, monkeypatch):
         patch.setattr(video_jobs.threading.Thread, "start", fail)
         assert start(app).status_code == 503
     assert clip_files() == []
-    assert start(app).status_code == 202
+    accepted = start(app)
+    assert accepted.status_code == 202
+    assert result(app, accepted.json["url"])[-1].status_code == 200
 
 
 @pytest.mark.parametrize("how", ["cancel", "nobody asks", "stop"])
@@ -170,7 +172,7 @@ def test_a_job_that_ends_leaves_nothing(make_app, monkeypatch, how):
         app.extensions["stopping"].set()
     else:
         monkeypatch.setattr(video_jobs, "UNASKED", 0.1)
-    wait_until(lambda: not readers() and not clip_files())
+    wait_until(lambda: not readers() and not clip_files(), 20)  # less than `UNASKED`
     wait_until(lambda: app.test_client().get(url).status_code == 404)
 
 
