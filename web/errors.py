@@ -19,6 +19,7 @@ def add_error_pages(app: Flask) -> None:
 def show_error(error: HTTPException) -> Response:
     megabytes, parts = current_app.config["MAX_CONTENT_LENGTH"] // 2**20, current_app.config["MAX_FORM_PARTS"]
     messages = {
+        400: _("The server could not process this request."),
         404: _("There is nothing at this address."),
         405: _("This address does not accept this kind of request."),
         413: _("The upload has more than %(megabytes)s MB or %(parts)s fields. Choose fewer or smaller photos.",

@@ -612,7 +612,7 @@ def test_without_javascript_the_gallery_says_so(visit):
 def test_german_gallery(visit, shoot):
     page = visit("gallery", locale="de-DE")
     page.set_input_files("#files", photos(2))
-    expect(page.locator("#sending .count")).to_have_text("Fertig · 2 von 2 Fotos")
+    expect(page.locator("#sending .count")).to_have_text("Fertig · Fotos: 2 von 2")
     expect(page.locator(".card .caption").first).to_have_attribute("lang", "de")
     page.get_by_role("button", name="Prüfen").click()
     expect(page.get_by_role("dialog").get_by_role("heading")).to_have_text("Foto 1 von 2")

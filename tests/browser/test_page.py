@@ -637,7 +637,7 @@ def test_german(visit, caption, shoot):
     expect(page.locator(".photo h2")).to_have_text(caption(picture(), language="de"))
     expect(page.locator(".sure span")).to_contain_text("Wählen Sie ein Wort")
     page.locator(".words button").first.tap()
-    expect(page.locator(".sure span")).to_have_text(re.compile(r"^„.+“: Wahrscheinlichkeit \d+ %\."))
+    expect(page.locator(".sure span")).to_have_text(re.compile(r"^„.+“: Wahrscheinlichkeit \d+\s%\."))
     expect(page.get_by_role("status")).to_have_text(f"1 von 1. photo.png: {caption(picture(), language='de')}")
     shoot(page, "german phone")
 
