@@ -5,7 +5,7 @@ import { fill, guardEdits, isUnreadable, onDrop, saveFile, sentence, texts } fro
 
 const POLL = 1000; // milliseconds between two questions; a job that nobody asks about for 30 s ends
 const TRIES = 5; // questions without an answer
-const seconds = new Intl.NumberFormat(document.documentElement.lang, { minimumIntegerDigits: 2, minimumFractionDigits: 1 });
+const secondsFormat = new Intl.NumberFormat(document.documentElement.lang, { minimumIntegerDigits: 2, minimumFractionDigits: 1 });
 
 const find = (selector) => document.querySelector(selector);
 const form = find("#upload");
@@ -171,7 +171,7 @@ function row(segment) {
 // 61.4 → 1:01.4
 function clock(time) {
   const tenths = Math.round(10 * time);
-  return `${Math.floor(tenths / 600)}:${seconds.format((tenths % 600) / 10)}`;
+  return `${Math.floor(tenths / 600)}:${secondsFormat.format((tenths % 600) / 10)}`;
 }
 
 function mark() {
