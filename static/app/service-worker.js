@@ -4,6 +4,7 @@
 const PAGES = ["/", "/gallery"];
 const FILES = ["/static/gallery/thumbnailer.js"]; // that only scripts name
 const NAME = "pages";
+const WAIT = 8000; // milliseconds for an answer, if there is one that was kept
 
 /** Keeps the pages and every file that they need. */
 async function fill() {
@@ -23,19 +24,22 @@ addEventListener("activate", (event) => event.waitUntil(clients.claim()));
 
 addEventListener("fetch", (event) => {
   const { method, url } = event.request;
-  const { origin, pathname } = new URL(url);
+  const { origin, pathname, search } = new URL(url);
   if (method !== "GET" || origin !== location.origin) return;
-  if (PAGES.includes(pathname) || pathname.startsWith("/static/")) event.respondWith(answer(event, pathname));
+  if (PAGES.includes(pathname)) event.respondWith(answer(event, pathname, !search)); // not with chosen options
+  if (pathname.startsWith("/static/")) event.respondWith(answer(event, pathname, true));
 });
 
-async function answer(event, path) {
-  const response = await fetch(event.request).catch(() => null);
+async function answer(event, path, keep) {
+  const fetched = fetch(event.request).catch(() => null);
+  const kept = await caches.match(path, { cacheName: NAME, ignoreVary: true }).catch(() => null);
+  const late = new Promise((resolve) => setTimeout(resolve, WAIT, null));
+  const response = await (kept ? Promise.race([fetched, late]) : fetched);
   if (response && ![502, 503, 504].includes(response.status)) {
     const copy = response.clone();
-    if (response.ok) event.waitUntil(caches.open(NAME).then((cache) => cache.put(path, copy)).catch(() => {})); // no room
+    if (response.ok && keep) event.waitUntil(caches.open(NAME).then((cache) => cache.put(path, copy)).catch(() => {})); // no room
     return response;
   }
-  const kept = await caches.match(path, { cacheName: NAME, ignoreVary: true }).catch(() => null);
   if (!kept) return response ?? Response.error();
   if (event.request.mode !== "navigate") return kept;
   const html = (await kept.text()).replace("<html", "<html data-kept");

@@ -31,13 +31,15 @@ class Site:
         listener = server.bind("127.0.0.1", self.port)
         self.port = listener.getsockname()[1]
         self.server = server.make_server(self.app, listener)
-        threading.Thread(target=self.server.run, daemon=True).start()
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
         return f"http://127.0.0.1:{self.port}/"
 
     def stop(self):
         self.server.close()
         for channel in list(self.server.active_channels.values()):
             channel.handle_close()
+        self.thread.join(10)
 
 
 @pytest.fixture
@@ -100,6 +102,17 @@ def test_opens_without_a_connection_and_says_so(page, site, shoot):
     expect(page.locator(".card")).to_have_count(1)
 
 
+def test_opens_when_the_network_is_up_but_nothing_answers(page, site):
+    address = site.start()
+    page.goto(address)
+    installed(page)
+    site.stop()
+    with server.bind("127.0.0.1", site.port):
+        page.goto(address)
+        expect(page.get_by_text("Choose photos")).to_be_visible()
+        expect(page.locator("#offline")).to_be_visible()
+
+
 def test_update_is_there_at_once(page, site):
     address = site.start()
     page.goto(address)
@@ -119,6 +132,10 @@ def test_keeps_no_answers(page, site):
     installed(page)
     page.set_input_files("#photos", upload())
     expect(page.locator(".photo h2")).to_have_count(1)
+    page.goto(f"{page.url}?beam_width=10")
+    expect(page.locator("[name=beam_width]")).to_have_value("10")
+    home = page.locator("body").evaluate("async () => (await caches.match('/')).text()")
+    assert "<html" in home and 'value="10"' not in home
     kept = page.locator("body").evaluate(
         "async () => (await (await caches.open('pages')).keys()).map(({ url }) => new URL(url).pathname)"
     )
