@@ -28,15 +28,19 @@ export function makeThumbnail(id, file) {
   return made.then((blob) => blob && own === generation && saveThumbnail(id, blob));
 }
 
-/** The URL of the small copy of a photo; null if the browser cannot show its file. */
+/** The URL of the small copy of a photo; null if the browser cannot show its file, or another tab has not stored it yet. */
 function thumbnail(id) {
   if (!addresses.has(id)) addresses.set(id, loadThumbnail(id).then((blob) => (blob ? URL.createObjectURL(blob) : null)));
   return addresses.get(id);
 }
 
+export function forgetThumbnail(id) {
+  addresses.get(id)?.then((url) => url && URL.revokeObjectURL(url));
+  addresses.delete(id);
+}
+
 export function forgetThumbnails() {
-  for (const address of addresses.values()) address.then((url) => url && URL.revokeObjectURL(url));
-  addresses.clear();
+  for (const id of [...addresses.keys()]) forgetThumbnail(id);
   generation += 1;
 }
 
@@ -70,6 +74,14 @@ export class Cards {
       if (card === place) place = place.nextElementSibling;
       else this.list.insertBefore(card, place);
     }
+  }
+
+  /** Shows the small copy of a photo that another tab has stored by now. */
+  async showAgain(id) {
+    const image = this.#cards.get(id)?.querySelector("img");
+    if (!image || image.hasAttribute("src")) return;
+    if (!(await thumbnail(id))) forgetThumbnail(id);
+    showThumbnail(image, id);
   }
 
   /** Gives whether there is a card to focus. */

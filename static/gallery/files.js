@@ -1,7 +1,8 @@
 // The photos that were chosen or dropped, as {file, name}. In a folder, the name is the path.
 
 const PHOTO = /\.(jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif|hei[cf])$/i;
-const isPhoto = (file) => file.type.startsWith("image/") || PHOTO.test(file.name);
+const isHidden = (file) => file.name.startsWith("."); // macOS keeps a file of data beside each photo: ._photo.jpg
+const isPhoto = (file) => !isHidden(file) && (file.type.startsWith("image/") || PHOTO.test(file.name));
 
 export function chosenFiles(input) {
   const items = [...input.files].map((file) => ({ file, name: file.webkitRelativePath || file.name }));

@@ -1,7 +1,7 @@
 // The gallery: many photos, sent in small groups, kept in this browser, filtered, reviewed and downloaded.
 
 import { download, fill, guardEdits, onDrop, onPaste, sentence, texts } from "../shared.js";
-import { Cards, forgetThumbnails, makeThumbnail } from "./cards.js";
+import { Cards, forgetThumbnail, forgetThumbnails, makeThumbnail } from "./cards.js";
 import { chosenFiles, droppedFiles, fileKeys } from "./files.js";
 import { Review } from "./review.js";
 import { Sender } from "./sender.js";
@@ -13,7 +13,7 @@ const PAGE = 48; // photos shown at a time
 const WORDS = 40; // in the list
 
 const find = (selector) => document.querySelector(selector);
-const { captions: address, limit, confidence, common } = find("#gallery").dataset;
+const { captions: address, limit, most, confidence, common } = find("#gallery").dataset;
 const [filters, status, notice, sending] = ["#filters", "#status", "#notice", "#sending"].map(find);
 const levels = JSON.parse(confidence); // [[lowest percentage, words], …], the highest first
 const language = document.documentElement.lang;
@@ -34,11 +34,12 @@ const busy = () => sender.busy || unsaved > 0;
 
 // Adding and sending
 
-const sender = new Sender(Number(limit), keep, showProgress);
+const sender = new Sender(Number(limit), Number(most), keep, showProgress);
 
 async function add(items) {
   notice.hidden = true;
   const keys = await fileKeys(items);
+  const failed = new Map([...photos.values()].filter((photo) => photo.error).map((photo) => [photo.key, photo.id]));
   const known = new Set([...photos.values()].filter((photo) => !photo.error).map((photo) => photo.key));
   for (const [id, { key }] of files) if (!photos.get(id)?.error) known.add(key); // under way
   const fresh = [];
@@ -46,10 +47,9 @@ async function add(items) {
     const key = keys[index];
     if (known.has(key)) continue;
     known.add(key);
-    const old = [...photos.values()].find((photo) => photo.key === key);
-    if (old) {
-      drop(old.id);
-      files.delete(old.id);
+    if (failed.has(key)) {
+      drop(failed.get(key));
+      files.delete(failed.get(key));
     }
     last = Math.max(Date.now() + Math.random(), last + 1); // other tabs add photos too
     fresh.push({ id: last, key, file, name });
@@ -93,6 +93,7 @@ function put(photo) {
 
 function drop(id) {
   photos.delete(id);
+  forgetThumbnail(id);
   removePhoto(id).then(() => announceChange(id));
   schedule();
 }
@@ -181,10 +182,12 @@ const reviewable = () => filtered().filter((photo) => !photo.error).map((photo) 
 
 let scheduled;
 function schedule() {
-  scheduled ??= setTimeout(() => {
+  // A hidden tab runs no animation frames, so the next one can wait for minutes.
+  const renderOnce = () => {
     scheduled = undefined;
-    requestAnimationFrame(render);
-  }, busy() ? 200 : 0);
+    render();
+  };
+  scheduled ??= setTimeout(() => requestAnimationFrame(renderOnce), busy() ? 200 : 0);
 }
 
 function render() {
@@ -349,11 +352,16 @@ async function takeChanges() {
   if (unstored || (all && reviewing())) return;
   const ids = [...new Set([...(all ? photos.keys() : []), ...changed])].filter((id) => id !== null && !(reviewing() && id === review.shown));
   for (const id of [null, ...ids]) changed.delete(id);
-  if (all) forgetThumbnails();
+  if (all) {
+    forgetThumbnails();
+    review.forget();
+  }
   for (const id of ids) {
     const photo = await loadPhoto(id).catch(() => photos.get(id));
-    if (photo && !(reviewing() && id === review.shown)) photos.set(id, photo);
-    else if (reviewing()) changed.add(id);
+    if (photo && !(reviewing() && id === review.shown)) {
+      photos.set(id, photo);
+      cards.showAgain(id);
+    } else if (reviewing()) changed.add(id);
     else photos.delete(id);
   }
   if (ids.length) schedule();
@@ -363,6 +371,8 @@ async function takeChanges() {
 
 onProblem(() => {
   say(texts.unsaved);
+  find("#review .problem").textContent = texts.unsaved; // an open review covers the other message
+  find("#review .problem").hidden = false;
   unstored = true;
 });
 

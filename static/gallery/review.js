@@ -1,7 +1,7 @@
 // The dialog that shows one photo after the other to accept or correct its caption, with the keyboard alone if wanted.
 
 import { fill, sentence, texts } from "../shared.js";
-import { offerSpeech } from "../speech.js";
+import { offerSpeech, stopSpeech } from "../speech.js";
 import { showThumbnail } from "./cards.js";
 import { keepLetters, lettersAct } from "./store.js";
 
@@ -21,11 +21,11 @@ export class Review {
   constructor(dialog, hooks) {
     Object.assign(this, { dialog, hooks });
     const find = (selector) => dialog.querySelector(selector);
-    Object.assign(this, { letters: find("#letters"), image: find("img"), field: find("textarea"), choices: find(".choices"), status: find("[role=status]") });
+    Object.assign(this, { letters: find("#letters"), image: find("img"), field: find("textarea"), choices: find(".choices"), message: find(".message"), status: find("[role=status]") });
     dialog.addEventListener("click", (event) => this[event.target.closest("[data-do]")?.dataset.do]?.());
     document.addEventListener("keydown", (event) => dialog.open && this.#key(event)); // a click may take the focus away
     dialog.addEventListener("close", () => {
-      this.#hush();
+      stopSpeech(this.#button("speak"));
       hooks.closed(this.shown);
     });
     this.field.addEventListener("input", () => this.#edit());
@@ -76,8 +76,9 @@ export class Review {
     else this[action]();
   }
 
-  #show(message) {
+  #show(message = "") {
     const photo = this.#photo;
+    this.message.textContent = message;
     const place = fill(texts.place, { number: this.#at + 1, count: this.#order.length });
     this.dialog.querySelector("#place").textContent = place;
     this.dialog.querySelector(".name").textContent = photo.name;
@@ -142,13 +143,9 @@ export class Review {
     this.#showState(photo);
   }
 
-  #hush() {
-    if (this.#button("speak").getAttribute("aria-pressed") === "true") this.#button("speak").click();
-  }
-
   #go(steps) {
     const target = this.#at + steps;
-    this.#hush();
+    stopSpeech(this.#button("speak"));
     this.#editing = false;
     this.#at = Math.min(Math.max(target, 0), this.#order.length - 1);
     this.#show(target >= this.#order.length ? texts.end : "");
@@ -191,7 +188,7 @@ export class Review {
 
   undo() {
     const last = this.#undo.pop();
-    if (!last) return void (this.status.textContent = texts.nothing);
+    if (!last) return void (this.message.textContent = this.status.textContent = texts.nothing);
     if (!this.hooks.get(last.id)) this.#order.splice(last.at ?? 0, 0, last.id);
     this.hooks.put(last.before);
     if (!this.#order.includes(last.id)) this.#order.push(last.id);

@@ -2,7 +2,7 @@
 
 import { BUSY, isUnreadable, secondsToWait, texts } from "../shared.js";
 
-const GROUP = 8; // photos in a request
+const GROUP = 8; // photos in a request, at most
 const PARALLEL = 3; // requests at a time
 const TRIES = 5; // for a request that the server is too busy for, or does not get
 
@@ -14,11 +14,12 @@ export class Sender {
 
   /**
    * @param {number} limit bytes of a request
+   * @param {number} most photos that the server takes in a request
    * @param {(item: object, answer: object) => void} onAnswer an answer is {caption, alternatives, …}, or {error, again}
    * @param {() => void} onProgress
    */
-  constructor(limit, onAnswer, onProgress) {
-    Object.assign(this, { limit, onAnswer, onProgress });
+  constructor(limit, most, onAnswer, onProgress) {
+    Object.assign(this, { limit, group: Math.min(GROUP, most), onAnswer, onProgress });
     this.reset();
   }
 
@@ -36,7 +37,7 @@ export class Sender {
     if (!this.busy) this.reset();
     this.#queue.push(...items);
     this.total += items.length;
-    while (this.#active < PARALLEL && this.#active < this.#queue.length) {
+    while (this.#active < PARALLEL && this.#queue.length) {
       this.#active += 1;
       this.#work(this.#stop.signal);
     }
@@ -79,7 +80,7 @@ export class Sender {
     const room = this.limit - 2 ** 14; // the rest is for the form around the photos
     let size = 0;
     let count = 0;
-    for (const { file, address } of this.#queue.slice(0, GROUP)) {
+    for (const { file, address } of this.#queue.slice(0, this.group)) {
       if (count && (size + file.size > room || address !== this.#queue[0].address)) break;
       size += file.size;
       count += 1;

@@ -253,6 +253,7 @@ def test_choose_a_folder(visit, tmp_path):
     (tmp_path / "trip" / "day 1").mkdir(parents=True)
     (tmp_path / "trip" / "a.png").write_bytes(picture(1))
     (tmp_path / "trip" / "day 1" / "a.png").write_bytes(picture(2))
+    (tmp_path / "trip" / "._a.png").write_bytes(b"what macOS keeps about a.png")
     (tmp_path / "trip" / "notes.txt").write_text("not a photo")
     page = visit("gallery")
     page.set_input_files("#folder", tmp_path / "trip")
@@ -348,7 +349,9 @@ def test_review_with_the_keyboard_alone(visit, caption, shoot):
     page.keyboard.press("a")
     page.keyboard.press("a")
     expect(dialog.get_by_role("status")).to_contain_text("That was the last photo.")
+    expect(dialog.get_by_text("That was the last photo.", exact=True)).to_be_visible()
     page.keyboard.press("u")
+    expect(dialog.get_by_text("Undone.", exact=True)).to_be_visible()
     page.keyboard.press("ArrowLeft")
     expect(dialog.get_by_role("heading")).to_have_text("Photo 3 of 4")
     page.keyboard.press("Escape")
@@ -541,6 +544,20 @@ def test_two_tabs_show_the_same(visit):
     other.get_by_role("button", name="Delete everything …").click()
     other.get_by_role("dialog").get_by_role("button", name="Delete everything").click()
     expect(page.locator("#collection")).to_be_hidden()
+
+
+def test_small_copies_that_another_tab_makes_later_are_shown(visit):
+    page = visit("gallery")
+    page.route("**/thumbnailer.js", lambda route: route.fulfill(content_type="text/javascript", body="""
+        onmessage = ({ data }) => (onmessage = () => postMessage({ id: data.id, blob: data.file }));"""))  # fmt: skip
+    page.reload()
+    page.set_input_files("#files", photos(1))
+    expect(page.locator(".card")).to_have_count(1)
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(other.locator(".card")).to_have_count(1)
+    page.set_input_files("#files", photos(1, 1))  # only now the first one gets its copy
+    expect(other.locator(".card img").first).to_have_attribute("src", re.compile("^blob:"))
 
 
 def test_delete_everything(visit):
