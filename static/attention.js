@@ -13,7 +13,7 @@ export function showAttention(card, words, wholeText, wholeSure) {
     button.textContent = index ? text : text.charAt(0).toUpperCase() + text.slice(1);
     return button;
   });
-  toolbar.replaceChildren(...inText(buttons), ".");
+  toolbar.replaceChildren(...inText(buttons, card.querySelector("textarea").lang), ".");
   toolbar.hidden = false;
   card.querySelector("h2").classList.add("for-readers");
   card.querySelector(".view").append(canvas);
@@ -58,7 +58,7 @@ export function showAttention(card, words, wholeText, wholeSure) {
 }
 
 // The words with spaces between them. "l'" and "océan" stay together.
-function inText(buttons) {
+function inText(buttons, language) {
   const groups = [];
   for (const button of buttons) {
     if (groups.at(-1)?.at(-1).textContent.endsWith("'")) groups.at(-1).push(button);
@@ -67,6 +67,7 @@ function inText(buttons) {
   return groups.flatMap((group, index) => {
     const joined = document.createElement("span");
     joined.className = "joined";
+    joined.lang = language;
     joined.append(...group);
     return index ? [" ", joined] : [joined];
   });
@@ -89,6 +90,7 @@ export async function saveStrip(card) {
   body.append("image", await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg")), "photo.jpg");
   body.append("words", card.querySelectorAll(".choices li")[card.dataset.chosen].dataset.words);
   const response = await fetch(document.querySelector("#results").dataset.attention, { method: "POST", body }).catch(() => null);
-  if (!response?.ok) return texts.undrawn;
-  saveFile(await response.blob(), `${card.querySelector(".name").textContent.replace(/\.\w+$/, "")}-attention.png`);
+  const blob = response?.ok && (await response.blob().catch(() => null));
+  if (!blob) return texts.undrawn;
+  saveFile(blob, `${card.querySelector(".name").textContent.replace(/\.\w+$/, "")}-attention.png`);
 }

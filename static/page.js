@@ -3,11 +3,10 @@
 // replaces the preview. The cards are kept in sessionStorage, so that a reload loses nothing.
 
 import { saveStrip, showAttention } from "./attention.js";
-import { BUSY, download, fill, guardEdits, isUnreadable, onDrop, onPaste, secondsToWait, texts } from "./shared.js";
-import { offerSpeech } from "./speech.js";
+import { download, fill, guardEdits, isUnreadable, onDrop, onPaste, texts, upload } from "./shared.js";
+import { offerSpeech, stopSpeech } from "./speech.js";
 
 const PARALLEL = 4; // photos sent at a time: the server captions them in one batch
-const TRIES = 4; // for a photo that the server is too busy for, or does not get
 
 const form = document.querySelector("#upload");
 const options = document.querySelector("#options");
@@ -18,7 +17,7 @@ const tools = results.querySelectorAll(".tools button");
 const status = document.querySelector("#status");
 const waitingText = document.querySelector("#waiting").content.querySelector(".caption").textContent;
 const storage = openStorage();
-const waiting = []; // {file, key, action, card, request} in the order they came
+const waiting = []; // {file, key, action, card, abort} in the order they came
 const active = new Set();
 const kept = new Map(); // card → {key, html}: its key in sessionStorage, and the HTML from the server
 const unsaved = new Set(); // cards that are not in sessionStorage: they did not fit, or they came without script
@@ -49,9 +48,14 @@ function waitingCard(job) {
   const card = (job.card = fromTemplate("waiting"));
   card.querySelector("img").src = URL.createObjectURL(job.file);
   card.querySelector("progress").setAttribute("aria-label", fill(texts.progress, { name: job.file.name }));
-  card.querySelector(".name").textContent = job.file.name;
+  nameCard(card, job.file.name);
   card.querySelector(".remove").addEventListener("click", () => cancel(job));
   return card;
+}
+
+function nameCard(card, name) {
+  card.setAttribute("aria-label", name);
+  card.querySelector(".name").textContent = name;
 }
 
 function next() {
@@ -60,7 +64,7 @@ function next() {
   for (const button of tools) button.disabled = active.size > 0;
 }
 
-async function send(job, tries = 1) {
+async function send(job) {
   const { file, card } = job;
   const [text, bar] = card.querySelectorAll(".caption, progress");
   active.add(job);
@@ -70,28 +74,25 @@ async function send(job, tries = 1) {
   if (!active.has(job)) return; // cancelled
   const body = new FormData();
   body.append("image", file, file.name);
-  const request = (job.request = new XMLHttpRequest()); // fetch() does not report upload progress
-  request.open("POST", job.action);
-  request.responseType = "document";
-  request.upload.onprogress = (event) => (bar.value = event.loaded / event.total);
-  request.upload.onload = () => {
-    bar.removeAttribute("value");
-    text.textContent = texts.writing;
-  };
-  request.onload = request.onerror = () => {
-    const seconds = secondsToWait(request.getResponseHeader("Retry-After"), 2 ** (tries - 1));
-    const busy = !request.status || BUSY.includes(request.status);
-    if (!busy || tries === TRIES || !seconds) return finish(job, answerCard(job));
-    text.textContent = waitingText;
-    bar.value = 0;
-    setTimeout(() => active.has(job) && send(job, tries + 1), 1000 * seconds);
-  };
-  request.send(body);
+  job.abort = upload(job.action, body, "document", {
+    progress(share) {
+      text.textContent = texts.sending;
+      bar.value = share;
+    },
+    sent() {
+      bar.removeAttribute("value");
+      text.textContent = texts.writing;
+    },
+    wait() {
+      bar.value = 0;
+      text.textContent = waitingText;
+    },
+    answer: ({ response }) => finish(job, answerCard(job, response)),
+  });
 }
 
 // The card of one photo, taken from the page that the server answers with.
-function answerCard(job) {
-  const page = job.request.response;
+function answerCard(job, page) {
   const card = page?.querySelector("#captions .photo");
   if (!card) return failedCard(job, page?.querySelector("main > .problem")?.textContent);
   return document.adoptNode(card);
@@ -100,7 +101,7 @@ function answerCard(job) {
 function failedCard(job, problem) {
   const card = fromTemplate("failed");
   if (problem) card.querySelector("h2").textContent = problem;
-  card.querySelector(".name").textContent = job.file.name;
+  nameCard(card, job.file.name);
   if (problem !== texts.large) {
     const again = card.querySelector(".again");
     again.hidden = false;
@@ -131,7 +132,7 @@ async function finish(job, card) {
 }
 
 function cancel(job) {
-  job.request?.abort();
+  job.abort?.();
   active.delete(job);
   if (waiting.includes(job)) waiting.splice(waiting.indexOf(job), 1);
   total -= 1;
@@ -148,6 +149,7 @@ function replace(old, card) {
 
 function remove(card) {
   const neighbour = card.nextElementSibling ?? card.previousElementSibling;
+  stopSpeech(card.querySelector(".speak"));
   storage.removeItem(kept.get(card)?.key);
   for (const cards of [kept, unsaved, edited]) cards.delete(card);
   status.textContent = fill(texts.removed, { name: card.querySelector(".name").textContent });
@@ -159,7 +161,9 @@ function remove(card) {
 
 function enhance(card) {
   for (const button of card.querySelectorAll(".actions button:not(.again, .speak, .strip)")) button.hidden = false;
-  card.querySelector(".remove").addEventListener("click", () => remove(card));
+  card.querySelector(".remove").addEventListener("click", () => {
+    if (!edited.has(card) || confirm(texts.removal)) remove(card);
+  });
   const field = card.querySelector("textarea");
   if (!field) return;
   field.addEventListener("input", () => {
@@ -180,7 +184,9 @@ function enhance(card) {
     button.addEventListener("click", () => {
       choose(card, choice);
       const isOwn = field.value.trim() && !sentences.includes(field.value);
-      if (!isOwn || confirm(texts.discard)) field.value = sentences[index];
+      if (isOwn && !confirm(texts.replace)) return;
+      field.value = sentences[index];
+      edited.delete(card);
       save(card);
     });
   }
@@ -270,15 +276,21 @@ guardEdits(() => active.size || unsaved.size);
 results.addEventListener("submit", async (event) => {
   const problem = await download(event, new FormData(results));
   document.querySelector("#note").textContent = problem ?? "";
-  if (problem) return;
-  edited.clear();
-  for (const card of unsaved) if (!kept.has(card)) unsaved.delete(card);
+  if (!problem) haveDownloaded([...captions.children]);
 });
+
+/** The texts of these cards are in a file now. */
+function haveDownloaded(cards) {
+  for (const card of cards) {
+    edited.delete(card);
+    if (!kept.has(card)) unsaved.delete(card);
+  }
+}
 
 document.querySelector("#clear").addEventListener("click", (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey) return; // another tab
   if (edited.size && !confirm(texts.discard)) return event.preventDefault();
-  for (const { request } of active) request?.abort();
+  for (const { abort } of active) abort?.();
   active.clear();
   unsaved.clear();
   storage.clear();
@@ -325,4 +337,4 @@ document.documentElement.classList.add("js");
 if (!captions.childElementCount) restore();
 captions.querySelectorAll(".photo").forEach(enhance);
 
-export { captions, form };
+export { captions, form, haveDownloaded };

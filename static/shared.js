@@ -33,7 +33,9 @@ export async function download(event, fields) {
   if (!response?.ok) return (await problemIn(response)) ?? texts.unreachable;
   const blob = await response.blob().catch(() => null);
   if (!blob) return texts.unreachable;
-  saveFile(blob, response.headers.get("Content-Disposition").match(/"(.+)"/)[1]);
+  const [, name] = response.headers.get("Content-Disposition")?.match(/"(.+)"/) ?? [];
+  if (!name) return texts.unreachable; // the answer is another page, such as that of a proxy
+  saveFile(blob, name);
   return null;
 }
 
@@ -62,6 +64,7 @@ export function onDrop(form, take) {
   }
 }
 
+const TRIES = 4; // for an upload that the server is too busy for, or does not get
 export const BUSY = [429, 502, 503, 504]; // statuses after which another try may succeed
 const LONGEST = 60; // seconds that a photo waits for it
 
@@ -70,4 +73,35 @@ export function secondsToWait(retryAfter, wait) {
   const asked = Number(retryAfter ?? NaN);
   const seconds = Math.max(1, Number.isNaN(asked) ? wait : asked);
   return seconds <= LONGEST ? seconds : null;
+}
+
+/**
+ * Sends a form with files, again if the server is too busy or does not answer. Gives a function that cancels it.
+ *
+ * @param {object} hooks progress(share) while it is sent, sent() afterwards (optional), wait() before
+ *   another try, and answer(request) at the end, also without an answer
+ */
+export function upload(address, body, responseType, { progress, sent, wait, answer }) {
+  let request;
+  let timer;
+  const send = (tries) => {
+    request = new XMLHttpRequest(); // fetch() does not report upload progress
+    request.open("POST", address);
+    request.responseType = responseType;
+    request.upload.onprogress = (event) => progress(event.loaded / event.total);
+    request.upload.onload = sent;
+    request.onload = request.onerror = () => {
+      const seconds = secondsToWait(request.getResponseHeader("Retry-After"), 2 ** (tries - 1));
+      const busy = !request.status || BUSY.includes(request.status);
+      if (!busy || tries === TRIES || !seconds) return answer(request);
+      wait();
+      timer = setTimeout(send, 1000 * seconds, tries + 1);
+    };
+    request.send(body);
+  };
+  send(1);
+  return () => {
+    clearTimeout(timer);
+    request.abort();
+  };
 }

@@ -1,12 +1,18 @@
 // Reads texts aloud, where the browser has voices.
 
+const voices = globalThis.speechSynthesis;
+
+function show(button) {
+  button.hidden = !voices.getVoices().length;
+}
+
+// Some browsers load their voices later.
+voices?.addEventListener?.("voiceschanged", () => document.querySelectorAll(".speak").forEach(show));
+
 /** Shows `button`, which then reads `text()` in `language()`, or stops. Its aria-pressed says whether it reads. */
 export function offerSpeech(button, text, language) {
-  const voices = globalThis.speechSynthesis;
   if (!voices) return;
-  const show = () => (button.hidden = !voices.getVoices().length); // some browsers load their voices later
-  show();
-  voices.addEventListener?.("voiceschanged", show);
+  show(button);
   button.addEventListener("click", () => {
     const reading = button.getAttribute("aria-pressed") === "true";
     voices.cancel();
@@ -17,4 +23,9 @@ export function offerSpeech(button, text, language) {
     button.setAttribute("aria-pressed", true);
     voices.speak(speech);
   });
+}
+
+/** Stops the reading that `button` has started. */
+export function stopSpeech(button) {
+  if (button?.getAttribute("aria-pressed") === "true") button.click();
 }

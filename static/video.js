@@ -1,10 +1,10 @@
 // The page for clips: uploads a clip, asks for the result of its job, and shows a timeline with captions to edit.
 // The clip itself is played from the visitor's own disk.
 
-import { fill, guardEdits, isUnreadable, onDrop, saveFile, sentence, texts } from "./shared.js";
+import { fill, guardEdits, isUnreadable, onDrop, saveFile, sentence, texts, upload } from "./shared.js";
 
 const POLL = 1000; // milliseconds between two questions; a job that nobody asks about for 30 s ends
-const TRIES = 5; // questions without an answer
+const TRIES = 25; // questions without an answer
 const secondsFormat = new Intl.NumberFormat(document.documentElement.lang, { minimumIntegerDigits: 2, minimumFractionDigits: 1 });
 
 const find = (selector) => document.querySelector(selector);
@@ -17,7 +17,7 @@ const status = find("#status");
 const timeline = find("#timeline");
 const video = find("#result video");
 const picture = find("#result figure img");
-let job = null; // {file, request, url}: the clip that is being captioned
+let job = null; // {file, abort, url}: the clip that is being captioned
 let shown = null; // {name, segments}: the clip whose captions are shown
 let unsaved = false; // whether a caption was edited since the last download
 
@@ -43,20 +43,17 @@ async function send(current) {
   if (job !== current) return;
   const body = new FormData();
   body.append("video", current.file, current.file.name);
-  const request = (current.request = new XMLHttpRequest()); // fetch() does not report upload progress
   const language = form.querySelector("select")?.value;
-  request.open("POST", form.action + (language ? `?language=${language}` : ""));
-  request.responseType = "json";
-  request.upload.onprogress = (event) => show(texts.sending, event.loaded / event.total);
-  request.onload = () => {
-    if (request.status !== 202) return finish(current, request.response?.message ?? texts.unreachable);
-    current.url = request.response.url;
-    if (job !== current) return forget(current.url);
-    show(texts.reading, 0);
-    ask(current);
-  };
-  request.onerror = () => finish(current, texts.unreachable);
-  request.send(body);
+  current.abort = upload(form.action + (language ? `?language=${language}` : ""), body, "json", {
+    progress: (share) => show(texts.sending, share),
+    wait: () => show(texts.waiting, 0),
+    answer({ status, response }) {
+      if (status !== 202) return finish(current, response?.message ?? texts.unreachable);
+      current.url = response.url;
+      show(texts.reading, 0);
+      ask(current);
+    },
+  });
 }
 
 async function ask(current, failures = 0) {
@@ -83,7 +80,7 @@ function finish(current, message, segments) {
 
 function cancel() {
   if (!job) return;
-  job.request?.abort();
+  job.abort?.();
   if (job.url) forget(job.url);
   job = null;
   work.hidden = true;

@@ -1,7 +1,7 @@
 // Downloads the photos of this tab with the texts written into them, as one ZIP file for each request that the server
 // accepts.
 
-import { captions, form } from "./page.js";
+import { captions, form, haveDownloaded } from "./page.js";
 import { fill, isUnreadable, problemIn, saveFile, texts } from "./shared.js";
 
 const zip = document.querySelector("#zip");
@@ -34,6 +34,7 @@ async function downloadPhotos() {
       return false;
     }
     saveFile(blob, groups.length > 1 ? `photos-${index + 1}.zip` : "photos.zip");
+    haveDownloaded(group);
   }
   return groups.length > 0;
 }

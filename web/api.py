@@ -15,6 +15,7 @@ from captioning.generator import Caption
 from captioning.images import ImageError
 from captioning.languages import LANGUAGES
 from web.attention import draw_attention
+from web.errors import is_api
 from web.schemas import AttentionForm, CaptionOptions, Captions, Metadata, OnePhoto, Photos, Predictions, Problem
 from web.uploads import IMAGE_STATUS, Options, enqueue, limited, one_upload, read, several_uploads, wait
 
@@ -160,4 +161,6 @@ def refuse(error: ValidationError) -> NoReturn:
         abort(400, _("Send one photo in the multipart field 'image'."))
     if name == "video":
         abort(400, _("Send one clip in the multipart field 'video'."))
+    if not is_api():
+        abort(400, _("The address of this page has an option that is not possible. Open the page without options."))
     abort(400, f"{name}: {first['msg']}.")

@@ -16,6 +16,10 @@ def add_error_pages(app: Flask) -> None:
     app.register_error_handler(HTTPException, show_error)
 
 
+def is_api() -> bool:
+    return request.path.split("/")[1] in API_PATHS
+
+
 def show_error(error: HTTPException) -> Response:
     megabytes, parts = current_app.config["MAX_CONTENT_LENGTH"] // 2**20, current_app.config["MAX_FORM_PARTS"]
     messages = {
@@ -33,7 +37,7 @@ def show_error(error: HTTPException) -> Response:
     is_specific = error.description != type(error).description and error.code != 429  # set where it was raised
     message = error.description if is_specific else messages.get(error.code or 500, error.description)
     response = error.get_response()  # with its headers, such as Allow
-    if request.path.split("/")[1] in API_PATHS:
+    if is_api():
         response.data = jsonify(status="error", message=message).data
         response.content_type = "application/json"
     elif request.path == "/html":

@@ -120,7 +120,8 @@ def download(query: Format) -> Response:
     texts = [" ".join(text.split()) for text in texts]
     if query.format == "csv":
         file = io.StringIO()
-        csv.writer(file).writerows([("image", "caption", "language"), *zip(names, texts, languages, strict=False)])
+        rows_of_text = zip(map(as_text, names), map(as_text, texts), languages, strict=False)
+        csv.writer(file).writerows([("image", "caption", "language"), *rows_of_text])
         data, kind, name = file.getvalue().encode("utf-8-sig"), "text/csv", "captions.csv"  # so that Excel reads UTF-8
     else:
         if query.format == "coco":
@@ -140,6 +141,11 @@ def download(query: Format) -> Response:
         data = json.dumps(rows, indent=2, ensure_ascii=False).encode() + b"\n"
         kind, name = "application/json", {"json": "captions.json", "coco": "captions.coco.json"}[query.format]
     return Response(data, mimetype=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
+
+
+def as_text(cell: str) -> str:
+    """A cell of a CSV file that no spreadsheet takes for a formula, as it would a file named ``=HYPERLINK(…).jpg``."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def gallery() -> str:

@@ -149,12 +149,18 @@ def test_invalid_file_gives_a_readable_error_and_the_others_go_on(visit, caption
     expect(page.locator(".photo h2").last).to_have_text(caption(picture()))
 
 
-@pytest.mark.parametrize("path", ["", "video"])
-def test_a_file_that_is_gone_says_so(visit, path):
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("", "This cannot be opened. It is a folder, or the file was moved or deleted."),
+        ("video", "This file cannot be opened. It may have been moved or deleted."),
+    ],
+)
+def test_a_file_that_is_gone_says_so(visit, path, problem):
     page = visit(path)
     page.locator("body").evaluate("() => { Blob.prototype.arrayBuffer = () => Promise.reject(new Error('gone')); }")
     page.set_input_files("#file" if path else "#photos", [upload()])
-    expect(page.get_by_text("This file cannot be opened. It may have been moved or deleted.").last).to_be_visible()
+    expect(page.get_by_text(problem).last).to_be_visible()
 
 
 def test_too_large_a_file_is_not_even_sent(visit):
@@ -309,7 +315,20 @@ def test_another_caption_does_not_replace_a_text_of_ones_own_without_a_question(
     expect(field).to_have_value(caption(picture(), 1))
     page.locator(".choices button").nth(0).click()
     expect(field).to_have_value(caption(picture()))
-    assert len(questions) == 2
+    page.get_by_role("link", name="Start again").click()  # without a question
+    expect(page.locator(".photo")).to_have_count(0)
+    assert questions == 2 * ["Replace your text with this caption?"]
+
+
+def test_a_text_of_ones_own_is_not_removed_without_a_question(visit):
+    page = visit()
+    describe(page)
+    page.get_by_label("Text to publish").fill("Made by a person.")
+    page.get_by_role("button", name="Remove").click()  # the question is answered with no
+    expect(page.get_by_label("Text to publish")).to_have_value("Made by a person.")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Remove").click()
+    expect(page.locator(".photo")).to_have_count(0)
 
 
 def test_copy_over_plain_http(visit):

@@ -155,6 +155,21 @@ def test_an_answer_that_breaks_off_is_asked_for_again(visit):
     describe(page)
 
 
+def test_a_clip_is_sent_again_if_the_server_is_busy(visit):
+    page = visit("video")
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.method)
+        if len(asked) > 1:
+            return route.continue_()
+        return route.fulfill(status=503, headers={"Retry-After": "1"}, json={"message": "busy"})
+
+    page.route(re.compile(r"/api/videos(\?|$)"), answer)
+    describe(page)
+    assert asked == ["POST", "POST"]
+
+
 def test_an_animation_is_shown_but_cannot_seek(visit):
     page = visit("video")
     gif = {"name": "a.gif", "mimeType": "image/gif", "buffer": animation(SHOTS, "GIF", 0.5)}

@@ -26,6 +26,8 @@ def test_photos_with_edited_texts(visit, caption):
     assert archive.read("two.png") == embed(picture(2), "A text by a person.")[0]
     assert sorted(archive.namelist()) == ["one.png", "two.png"]
     expect(page.get_by_role("button", name="Photos with text (ZIP)")).to_be_visible()
+    page.get_by_role("link", name="Start again").click()  # without a question
+    expect(page.locator(".photo")).to_have_count(0)
 
 
 def test_many_photos_come_in_groups(visit):

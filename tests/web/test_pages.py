@@ -158,6 +158,8 @@ def test_downloads_have_the_edited_captions(small_app):
         ["a dog.png", 'A "dog", really.', "en"],
         ["old/ü,b.jpg", "", "de"],
     ]
+    risky = client.post("/download?format=csv", data={"name": "=1+1.png", "text": "- a dog", "language": "en"}).text
+    assert risky.splitlines()[1] == "'=1+1.png,'- a dog,en"
     assert client.post("/download?format=json", data=form).json == [
         {"image": "a dog.png", "caption": 'A "dog", really.', "language": "en", "alternatives": ["a dog", "a cat"]},
         {"image": "old/ü,b.jpg", "caption": "", "language": "de", "alternatives": []},
