@@ -11,15 +11,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from captioning.generator import DEFAULT_BEAM_WIDTH, SEARCH_BATCH, Caption, CaptionGenerator
+from captioning.images import Photo
 from captioning.litert import CPU_COUNT, on_one_core
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class QueueFull(Exception):
 
 @dataclass(eq=False)
 class _Request:
-    image: np.ndarray
+    image: np.ndarray | None  # None while the photo is being read
     gone: Callable[[], bool]
     group: object
     options: dict[str, Any]
@@ -44,12 +45,12 @@ class CaptionQueue:
     A photo that arrives alone is computed by all cores together. If several wait, each core that is free takes an equal
     share of them as a batch, at most `SEARCH_BATCH`. All photos of a batch have the same options. If several groups
     wait, a batch has at most one photo of each: a request with many photos does not delay one with a single photo.
-    After `warm_up`, a request with the queue's own options does not wait for the model to load. An exception fails its
-    own batch only.
+    After `warm_up`, a request with the queue's own options does not wait for the model to load, not even while that for
+    other options is loaded. An exception fails its own batch only.
 
     Args:
         beam_width, alternatives: as for `CaptionGenerator.caption`.
-        max_waiting: photos that may wait; one more is `QueueFull`.
+        max_waiting: photos that may wait, with those that are being read; one more is `QueueFull`.
         on_batch: called with the size of each batch and the seconds it took.
 
     Attributes:
@@ -76,7 +77,7 @@ class CaptionQueue:
         self.max_waiting = max_waiting
         self.failed, self.failing = 0, False
         self._waiting: list[_Request] = []
-        self._coming = 0  # photos that are being read
+        self._coming = 0  # photos that are being read and have a place among those that wait
         self._running = 0  # batches
         self._changed = threading.Condition()
         self._closed = False
@@ -84,21 +85,8 @@ class CaptionQueue:
         self._worker.start()
 
     def __len__(self) -> int:
-        """Photos that wait, those in running batches not counted."""
-        return len(self._waiting)
-
-    @contextmanager
-    def coming(self) -> Iterator[None]:
-        """Count a photo among those that wait while it is read. Raises QueueFull if that would be too many."""
-        with self._changed:
-            if self._closed or len(self._waiting) + self._coming >= self.max_waiting:
-                raise QueueFull
-            self._coming += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._coming -= 1
+        """Photos that are being read or wait, those in running batches not counted."""
+        return len(self._waiting) + self._coming
 
     @property
     def alive(self) -> bool:
@@ -128,14 +116,57 @@ class CaptionQueue:
         Raises:
             QueueFull: at once.
         """
-        chosen = self.options | {name: value for name, value in options.items() if value is not None}
-        request = _Request(image, gone, object() if group is None else group, chosen)
+        request = self._request(image, gone, group, options)
         with self._changed:
-            if self._closed or len(self._waiting) >= self.max_waiting:
-                raise QueueFull
+            self._check_room()
             self._waiting.append(request)
             self._changed.notify_all()
         return request.answer
+
+    def submit_unread(
+        self, read: Callable[[], Future[Photo]], gone: Callable[[], bool] = lambda: False, group: object = None,
+        **options: Any,
+    ) -> tuple[Future[Photo], Future[Caption]]:  # fmt: skip
+        """As `submit`, for a photo that is not read yet. It has its place in the queue before ``read`` is called.
+
+        Returns the future of ``read`` and that of the caption. If reading fails, both have the same exception; if it is
+        cancelled, both are.
+        """
+        request = self._request(None, gone, group, options)
+        with self._changed:
+            self._check_room()
+            self._coming += 1
+        try:
+            photo = read()
+        except BaseException:
+            with self._changed:
+                self._coming -= 1
+                self._changed.notify_all()
+            raise
+        photo.add_done_callback(partial(self._arrive, request))
+        return photo, request.answer
+
+    def _request(self, image: np.ndarray | None, gone: Callable, group: object, options: dict[str, Any]) -> _Request:
+        chosen = self.options | {name: value for name, value in options.items() if value is not None}
+        return _Request(image, gone, object() if group is None else group, chosen)
+
+    def _check_room(self) -> None:
+        if self._closed or len(self) >= self.max_waiting:
+            raise QueueFull
+
+    def _arrive(self, request: _Request, photo: Future[Photo]) -> None:
+        """Queue a photo that has been read."""
+        error = CancelledError() if photo.cancelled() else photo.exception()
+        with self._changed:
+            self._coming -= 1
+            if error is None:
+                request.image = photo.result().image
+                self._waiting.append(request)
+            self._changed.notify_all()
+        if isinstance(error, CancelledError):
+            request.answer.cancel()
+        elif error and request.answer.set_running_or_notify_cancel():
+            request.answer.set_exception(error)
 
     def close(self, timeout: float | None = None) -> None:
         """Refuse new photos, finish those that wait, stop; after ``timeout`` seconds in any case."""
@@ -146,9 +177,10 @@ class CaptionQueue:
 
     def _work(self) -> None:
         while batch := self._next_batch():
-            if CPU_COUNT == 1 or (len(batch) == 1 and self._running == 1 and not self._waiting):
+            alone = len(batch) == 1 and self._running == 1 and not self._waiting
+            if CPU_COUNT == 1 or (alone and self.generator.has_loaded(**batch[0].options)):
                 self._answer(batch)
-            else:
+            else:  # a model that must be loaded holds up one core, not the queue
                 on_one_core(self._answer, batch)
 
     def _next_batch(self) -> list[_Request]:
@@ -161,12 +193,12 @@ class CaptionQueue:
                 if batch:
                     self._running += 1
                     return batch
-                if self._closed and not self._waiting and not self._running:
+                if self._closed and not len(self) and not self._running:
                     return []
 
     def _has_work(self) -> bool:
         """Whether a batch can be taken, or the queue has come to its end."""
-        return self._running < CPU_COUNT if self._waiting else self._closed and not self._running
+        return self._running < CPU_COUNT if self._waiting else self._closed and not self._running and not self._coming
 
     def _take(self) -> list[_Request]:
         """Take a batch out of the waiting photos; groups that got their turn go to the end of the queue."""

@@ -51,13 +51,22 @@ class ExportedSearch:
     """
 
     def __init__(self, load: Callable[[str, int], Mapping[int, bytes]]):
+        self._load = load
         self._locks = defaultdict[tuple[str, int], threading.Lock](threading.Lock)  # so that a model is loaded once
-        self._model = functools.lru_cache(MODELS_IN_MEMORY)(lambda *which: Model(load(*which)))
+        self._models: dict[tuple[str, int], Model] = {}  # the one used last comes last
+
+    def has_loaded(self, language: str, beam_width: int) -> bool:
+        return (language, beam_width) in self._models
 
     def model(self, language: str, beam_width: int) -> Model:
         """The model for a language and a beam width, loaded at its first use."""
-        with self._locks[language, beam_width]:
-            return self._model(language, beam_width)
+        which = language, beam_width
+        with self._locks[which]:
+            model = self._models.pop(which, None) or Model(self._load(*which))
+            self._models[which] = model
+        for oldest in list(self._models)[:-MODELS_IN_MEMORY]:
+            self._models.pop(oldest, None)
+        return model
 
     def __call__(self, features: np.ndarray, beam_width: int, language: str) -> Hypotheses:
         tokens, log_probabilities, scores, *attention = self.model(language, beam_width).run(features)

@@ -69,7 +69,7 @@ class CaptionGenerator:
 
     Args:
         encode: images (B, H, W, 3) uint8 of ``config["image_size"]`` pixels a side → features (B, R, D) float32.
-        search: features, beam width and language → `Hypotheses`.
+        search: features, beam width and language → `Hypotheses`; an `ExportedSearch`.
         tokenizers: language → `Tokenizer`. The first language is the default.
         config: what ``config.pkl`` holds.
 
@@ -80,7 +80,7 @@ class CaptionGenerator:
     def __init__(
         self,
         encode: Callable[[np.ndarray], np.ndarray],
-        search: Callable[[np.ndarray, int, str], Hypotheses],
+        search: ExportedSearch,
         tokenizers: Mapping[str, Tokenizer],
         config: dict[str, Any],
     ):
@@ -201,6 +201,10 @@ class CaptionGenerator:
         except OSError as error:
             raise VideoError(f"The file cannot be opened ({error.strerror}). Check its path and permissions.") from None
         return make_segments(shots, self.caption_batch([shot.image for shot in shots], beam_width, language=language))
+
+    def has_loaded(self, beam_width: int, alternatives: int, language: str) -> bool:
+        """Whether the search for these options, as for `caption`, is in memory. Else its first use takes longer."""
+        return self._search.has_loaded(language, max(beam_width, alternatives))
 
     def prepare(self, photo: Any) -> np.ndarray:
         """Read a photo and resize it to the encoder's size: uint8 (H, W, 3)."""

@@ -44,10 +44,10 @@ def predict(form: OnePhoto) -> Response:
 
     Compatible with IBM's MAX Image Caption Generator.
     """
-    try:
-        _photo, answer = enqueue(one_upload(), Options())
-    except ImageError as error:
-        abort(IMAGE_STATUS[error.kind], _(str(error)))
+    [found] = enqueue([one_upload()], Options())
+    if isinstance(found, ImageError):
+        abort(IMAGE_STATUS[found.kind], _(str(found)))
+    _photo, answer = found
     predictions = [
         {"index": str(index), "caption": choice.text, "probability": choice.probability}
         for index, choice in enumerate(wait(answer).alternatives)
@@ -80,22 +80,22 @@ def captions(query: CaptionOptions, form: Photos) -> Response:
     if not files:
         abort(400, _("Send photos in the multipart field 'image', which may be repeated."))
     photos, statuses = [], []
-    for file in files:
+    for file, found in zip(files, enqueue(files, query), strict=True):
         photo: dict[str, Any] = {"image": file.filename}
-        try:
-            _photo, photo["answer"] = enqueue(file, query)
+        if isinstance(found, ImageError):
+            photo["error"] = _(str(found))
+            statuses.append(IMAGE_STATUS[found.kind])
+        else:
+            _photo, photo["answer"] = found
             statuses.append(200)
-        except ImageError as error:
-            photo["error"] = _(str(error))
-            statuses.append(IMAGE_STATUS[error.kind])
         photos.append(photo)
     if 200 not in statuses:
         abort(statuses[0], photos[0]["error"])
     for photo in photos:
         if "answer" in photo:
-            found = wait(photo.pop("answer")).alternatives[: query.shown]
-            choices = [describe(choice, query.attention) for choice in found]
-            photo |= {**found[0].to_dict(), "language": found[0].language, "alternatives": choices}
+            best, *_others = choices = wait(photo.pop("answer")).alternatives[: query.shown]
+            alternatives = [describe(choice, query.attention) for choice in choices]
+            photo |= {**best.to_dict(), "language": best.language, "alternatives": alternatives}
     return jsonify(status="ok", photos=photos)
 
 

@@ -85,14 +85,16 @@ def caption_files(site: Site, language: str) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     queued: dict[str, tuple[Photo, Future[Caption]]] = {}
     most = current_app.config["MAX_PHOTOS"]
-    by_kind = sorted(site.files.items(), key=lambda file: PurePosixPath(file[0]).suffix.lower() not in SUFFIXES)
-    for name, data in islice(by_kind, 5 * most):  # photos before icons, which nobody can read
-        if len(queued) == most:
-            break
-        try:
-            queued[name] = enqueue(FileStorage(io.BytesIO(data), name), Options(language=language), THUMBNAIL)
-        except ImageError as error:
-            found[name] = {"problem": _(str(error))}
+    # Photos come before icons, which nobody can read.
+    names = sorted(site.files, key=lambda name: PurePosixPath(name).suffix.lower() not in SUFFIXES)
+    left = iter(names[: 5 * most])
+    while some := list(islice(left, most - len(queued))):
+        files = [FileStorage(io.BytesIO(site.files[name]), name) for name in some]
+        for name, result in zip(some, enqueue(files, Options(language=language), THUMBNAIL), strict=True):
+            if isinstance(result, ImageError):
+                found[name] = {"problem": _(str(result))}
+            else:
+                queued[name] = result
     for name, (photo, answer) in queued.items():
         assert photo.preview  # of the requested size
         if text := sentence(wait(answer).text):

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import io
 import json
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,6 +17,7 @@ from pydantic import BaseModel, model_validator
 from werkzeug.datastructures import FileStorage
 
 from captioning.generator import Caption
+from captioning.image_workers import Photo
 from captioning.images import ImageError
 from captioning.languages import LANGUAGES
 from captioning.text import coco_image_id, sentence
@@ -84,7 +86,10 @@ def caption_photos(query: PageOptions) -> tuple[str, int]:
     if not files:
         abort(400, _("No photo was chosen. Choose one or more, then try again."))
     query.language = caption_language(request.form.get("language") or query.language)  # the form's, without script
-    photos = [describe(file, query) for file in files]
+    photos = [
+        {"name": file.filename} | describe(found)
+        for file, found in zip(files, enqueue(files, query, PREVIEW_SIDE), strict=True)
+    ]
     for photo in photos:
         if "answer" in photo:
             photo["result"] = wait(photo["answer"])
@@ -99,18 +104,16 @@ def sample() -> list[FileStorage]:
     return [FileStorage((SAMPLES_FOLDER / f"{name}.webp").open("rb"), f"{name}.webp")] if name in SAMPLES else []
 
 
-def describe(file: FileStorage, options: Options) -> dict:
+def describe(found: tuple[Photo, Future[Caption]] | ImageError) -> dict:
     """What the page shows of an upload: a preview and the pending answer, or an error.
 
     The preview is embedded in the page, so that the server stores nothing.
     """
-    try:
-        photo, answer = enqueue(file, options, PREVIEW_SIDE)
-    except ImageError as error:
-        return {"name": file.filename, "error": _(str(error)), "status": IMAGE_STATUS[error.kind]}
+    if isinstance(found, ImageError):
+        return {"error": _(str(found)), "status": IMAGE_STATUS[found.kind]}
+    photo, answer = found
     assert photo.preview  # of the requested size
-    return {"name": file.filename, "answer": answer, "source": photo.preview.url,
-            "width": photo.preview.width, "height": photo.preview.height}  # fmt: skip
+    return {"answer": answer, "source": photo.preview.url, "width": photo.preview.width, "height": photo.preview.height}
 
 
 def download(query: Format) -> Response:

@@ -3,7 +3,8 @@
 import io
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from threading import Semaphore
@@ -20,6 +21,7 @@ from captioning.batching import QueueFull
 from captioning.generator import MAX_BEAM_WIDTH, Caption
 from captioning.image_workers import Photo
 from captioning.images import ImageError
+from captioning.litert import CPU_COUNT
 from web.tracing import span
 
 VIDEOS = "/api/videos"
@@ -110,7 +112,7 @@ def add_limits(app: Flask) -> None:
 
 def begin() -> None:
     """Before each request: set its deadline; refuse too many fields, and photos while the service stops."""
-    g.answers, g.group = [], object()
+    g.pending, g.group = [], object()  # photos and captions that are not there yet; what they belong to
     g.deadline = time.monotonic() + current_app.config["REQUEST_TIMEOUT"]
     if request.mimetype == "application/x-www-form-urlencoded" and request.get_data().count(b"&") >= MAX_FIELDS:
         abort(413)  # MAX_FORM_PARTS holds for multipart forms only, and millions of fields fill the memory
@@ -120,51 +122,75 @@ def begin() -> None:
 
 def drop_unanswered(_error: BaseException | None) -> None:
     """After each request, even a failed one: drop its photos that still wait."""
-    for answer in g.pop("answers", []):
-        answer.cancel()
+    for future in g.pop("pending", []):
+        future.cancel()
 
 
-def enqueue(file: FileStorage, options: Options, preview: int | None = None) -> tuple[Photo, Future[Caption]]:
-    """Read an upload and queue it for its caption.
+def enqueue(
+    files: Iterable[FileStorage], options: Options, preview: int | None = None
+) -> Iterator[tuple[Photo, Future[Caption]] | ImageError]:
+    """Read uploads and queue each for its caption. An upload that cannot be read gives an error instead.
+
+    As many are read at a time as there are cores, so that a request with many photos leaves room for others.
 
     Args:
-        preview: the longer side of the photo's preview in pixels, or None for no preview.
+        preview: the longer side of the photos' previews in pixels, or None for no previews.
 
     Raises:
-        ImageError: the photo cannot be read.
-        ServiceUnavailable: too many photos wait.
+        ServiceUnavailable: too many photos wait, or the request's deadline has passed.
     """
+    started: deque[tuple[Future[Photo], Future[Caption]]] = deque()
+    for file in files:
+        started.append(start(file, options, preview))
+        if len(started) == CPU_COUNT:
+            yield finish(*started.popleft())
+    while started:
+        yield finish(*started.popleft())
+
+
+def start(file: FileStorage, options: Options, preview: int | None) -> tuple[Future[Photo], Future[Caption]]:
     captions = current_app.extensions["captions"]
+    size = captions.generator.config["image_size"]
+    gone = request.environ.get("waitress.client_disconnected", lambda: False)
+    search = {"beam_width": options.width, "alternatives": options.width, "language": options.language}
     try:
-        with captions.coming():
-            photo = read(file, captions.generator.config["image_size"], preview)
-        gone = request.environ.get("waitress.client_disconnected", lambda: False)
-        g.answers.append(
-            captions.submit(
-                photo.image,
-                gone,
-                g.group,
-                beam_width=options.width,
-                alternatives=options.width,
-                language=options.language,
-            )
-        )
+        photo, answer = captions.submit_unread(lambda: submit(file, size, preview), gone, g.group, **search)
     except QueueFull:
         refuse_full()
-    return photo, g.answers[-1]
+    g.pending.append(answer)
+    return photo, answer
+
+
+def finish(photo: Future[Photo], answer: Future[Caption]) -> tuple[Photo, Future[Caption]] | ImageError:
+    try:
+        return wait_until_read(photo), answer
+    except ImageError as error:
+        return error
 
 
 def read(file: FileStorage, size: int, preview: int | None = None) -> Photo:
     """Read an upload in a worker process. Raises ImageError, or ServiceUnavailable after the request's deadline."""
-    reading = current_app.extensions["images"].submit(file.stream.read(), size=size, preview=preview)
+    return wait_until_read(submit(file, size, preview))
+
+
+def submit(file: FileStorage, size: int, preview: int | None) -> Future[Photo]:
+    g.pending.append(current_app.extensions["images"].submit(file.stream.read(), size=size, preview=preview))
+    return g.pending[-1]
+
+
+def wait_until_read(photo: Future[Photo]) -> Photo:
+    """Raises ImageError, or ServiceUnavailable after the request's deadline."""
+    errors = current_app.extensions["metrics"].errors
     try:
         with span("read photo"):
-            return reading.result(seconds_left())
+            return photo.result(seconds_left())
     except TimeoutError:
-        reading.cancel()
         refuse_late()
     except ImageError as error:
-        current_app.extensions["metrics"].errors.labels(error.kind).inc()
+        errors.labels(error.kind).inc()
+        raise
+    except RuntimeError:
+        errors.labels("no worker").inc()
         raise
 
 

@@ -1,12 +1,13 @@
 """The queue that makes batches."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from helpers import Brightness, grey, keep_busy, picture, wait_until
 
 from captioning.batching import CaptionQueue, QueueFull
+from captioning.images import ImageError, Photo
 from captioning.litert import CPU_COUNT
 
 
@@ -127,15 +128,59 @@ def test_full_queue_refuses_at_once(queue):
     answers = [captions.submit(grey()) for _ in range(3)]
     with pytest.raises(QueueFull):
         captions.submit(grey())
-    with pytest.raises(QueueFull), captions.coming():
-        pass
+    with pytest.raises(QueueFull):
+        captions.submit_unread(pytest.fail)
     assert len(captions) == 3
     captions.generator.gate.set()
     assert all(answer.result(20) for answer in answers)
-    with captions.coming(), captions.coming(), captions.coming():
-        with pytest.raises(QueueFull), captions.coming():
-            pass
-        assert captions.submit(grey()).result(20), "one of those that were read"
+
+
+def test_photos_have_their_place_before_they_are_read(queue):
+    captions = queue(Brightness(), max_waiting=3)
+    captions.generator.gate.set()
+    readings = [Future() for _ in range(3)]
+    answers = [captions.submit_unread(lambda reading=reading: reading)[1] for reading in readings]
+    with pytest.raises(QueueFull):
+        captions.submit(grey())
+    readings[0].set_result(Photo(grey(7), 1, 1, None))
+    assert answers[0].result(20).text == "7"
+    readings[1].set_exception(ImageError("broken", "damaged"))
+    with pytest.raises(ImageError, match="broken"):
+        answers[1].result(20)
+    readings[2].cancel()
+    assert answers[2].cancelled() and len(captions) == 0
+    with pytest.raises(ZeroDivisionError):
+        captions.submit_unread(lambda: 1 // 0)
+    assert len(captions) == 0
+
+
+def test_a_closed_queue_captions_what_is_being_read(queue):
+    captions, reading = queue(Brightness()), Future()
+    captions.generator.gate.set()
+    _, answer = captions.submit_unread(lambda: reading)
+    captions.close(0.1)
+    with pytest.raises(QueueFull):
+        captions.submit(grey())
+    reading.set_result(Photo(grey(7), 1, 1, None))
+    assert answer.result(20).text == "7"
+
+
+def test_a_photo_whose_model_must_be_loaded_holds_up_nobody(queue):
+    generator, loaded = Brightness(), threading.Event()
+    caption_batch = generator.caption_batch
+
+    def load_and_caption(images, beam_width, **options):
+        assert beam_width != 5 or loaded.wait(30)
+        return caption_batch(images, beam_width, **options)
+
+    generator.caption_batch = load_and_caption
+    captions = queue(generator)
+    slow = captions.submit(grey(), beam_width=5)
+    wait_until(lambda: len(captions) == 0)
+    assert captions.submit(grey(7)).result(20).text == "7"
+    assert not slow.done()
+    loaded.set()
+    assert slow.result(20)
 
 
 def test_a_photo_that_nobody_waits_for_costs_no_batch(queue):

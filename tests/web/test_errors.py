@@ -44,7 +44,11 @@ def test_an_internal_error_shows_nothing_internal(path):
         raise RuntimeError("secret")
 
     failing = SimpleNamespace(
-        config={"image_size": 32}, languages=["en"], prepare=lambda photo: photo, caption_batch=caption_batch
+        config={"image_size": 32},
+        languages=["en"],
+        has_loaded=lambda **options: True,
+        prepare=lambda photo: photo,
+        caption_batch=caption_batch,
     )
     app = create_app(generator=failing)
     response = app.test_client().post(path, data={"image": photo()})
