@@ -6,9 +6,9 @@ looked at, and only as small copies. So memory does not grow with the clip.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar, cast
 
 import numpy as np
 from PIL import Image, ImageSequence
@@ -18,6 +18,8 @@ from captioning.images import open_photo
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
+
+Picture = TypeVar("Picture")
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".webm", ".mkv"}
 """Suffixes of clips. GIF and WebP files are clips only where a clip is asked for."""
@@ -30,6 +32,7 @@ MAX_PIXELS = 10_000_000
 
 INTERVAL = 0.1  # seconds between the frames that are looked at
 STEP = INTERVAL - 0.01  # the shortest of these intervals
+STILL = 1.0  # seconds that a frame stays, as in a slide show
 SMALL = (64, 36)  # width and height of the copies
 MAX_RATE = 250  # frames a second, on average; a clip of more would only keep the processor busy
 FULL_RATE = 20  # frames a second; of faster clips, frames that no other frame needs are not decoded
@@ -120,9 +123,9 @@ def _open_video(file: BinaryIO, format: str, max_seconds: float, threads: int) -
     if rate >= FULL_RATE and stream.frames:  # Matroska has no number of frames, so its rate may be too high
         codec.skip_frame = "NONREF"
 
-    def read() -> Iterator[Frame]:
+    def read() -> Iterator[tuple[float, float, VideoFrame]]:
         first = (container.start_time or 0) / av.time_base
-        end = end_of_all = following = last = 0.0
+        end = end_of_all = last = 0.0
         frames = 0
         with container:
             for packet in container.demux():
@@ -140,11 +143,7 @@ def _open_video(file: BinaryIO, format: str, max_seconds: float, threads: int) -
                         raise _too_long()
                     last = last + 1 / (rate or 25) if frame.time is None else frame.time - first
                     end = max(end, last)
-                    if last < following:
-                        continue
-                    following = last + STEP
-                    small = frame.reformat(*SMALL, "rgb24", interpolation="FAST_BILINEAR").to_ndarray()
-                    yield Frame(max(last, 0.0), end, small.astype(np.int16), partial(_upright, frame))
+                    yield last, end, frame
         if stream.duration and stream.time_base:
             is_cut_off = end < 0.9 * float(stream.duration * stream.time_base) - 1
         else:  # Matroska has one duration for all streams, and sound may be longer than the picture
@@ -152,7 +151,39 @@ def _open_video(file: BinaryIO, format: str, max_seconds: float, threads: int) -
         if is_cut_off:
             raise damaged()
 
-    return read(), total
+    return (_look(max(time, 0.0), end, frame) for time, end, frame in _some(read())), total
+
+
+def _look(time: float, end: float, frame: VideoFrame) -> Frame:
+    small = frame.reformat(*SMALL, "rgb24", interpolation="FAST_BILINEAR").to_ndarray()
+    return Frame(time, end, small.astype(np.int16), partial(_upright, frame))
+
+
+def _some(frames: Iterable[tuple[float, float, Picture]]) -> Iterator[tuple[float, float, Picture]]:
+    """Of frames with their time and the end that is known, those that are looked at.
+
+    Of frames within `INTERVAL`, that is the first, or the last if it stays for `STILL`.
+    """
+    first: tuple[float, Picture] | None = None
+    last: tuple[float, Picture] | None = None
+    end = 0.0
+
+    def chosen(until: float) -> tuple[float, float, Picture]:
+        assert first
+        time, picture = last if last and until - last[0] >= STILL else first
+        return time, max(end, until), picture
+
+    for time, now_end, picture in frames:
+        if first and time >= first[0] + STEP:
+            yield chosen(time)
+            first = last = None
+        if first:
+            last = time, picture
+        else:
+            first = time, picture
+        end = now_end
+    if first:
+        yield chosen(end)
 
 
 def _upright(frame: VideoFrame) -> Image.Image:
@@ -160,23 +191,26 @@ def _upright(frame: VideoFrame) -> Image.Image:
 
 
 def _read_animation(file: BinaryIO) -> Iterator[Frame]:
-    """The frames of a GIF or WebP file. Of those that follow within `INTERVAL`, the first."""
+    """The frames of a GIF or WebP file."""
     try:
         image = Image.open(file, formats=["GIF", "WEBP"])
     except Image.DecompressionBombError as error:
         raise _too_many_pixels() from error
     _check_size(*image.size)
-    time = following = 0.0
-    for frame in ImageSequence.Iterator(image):
-        frame.load()  # only now WebP tells the duration
-        milliseconds = frame.info.get("duration", 0)
-        end = time + (milliseconds if milliseconds > 10 else 100) / 1000  # as browsers do
-        if time >= following:
-            picture = open_photo(frame.copy())
-            small = np.asarray(picture.resize(SMALL, Image.Resampling.BILINEAR), np.int16)
-            yield Frame(time, end, small, picture.copy)
-            following = time + STEP
-        time = end
+
+    def read() -> Iterator[tuple[float, float, Image.Image]]:
+        time = 0.0
+        for frame in ImageSequence.Iterator(image):
+            frame.load()  # only now WebP tells the duration
+            milliseconds = frame.info.get("duration", 0)
+            end = time + (milliseconds if milliseconds > 10 else 100) / 1000  # as browsers do
+            yield time, end, frame.copy()
+            time = end
+
+    for time, end, frame in _some(read()):
+        picture = open_photo(frame)
+        small = np.asarray(picture.resize(SMALL, Image.Resampling.BILINEAR), np.int16)
+        yield Frame(time, end, small, picture.copy)
 
 
 def _check_size(width: int, height: int) -> None:

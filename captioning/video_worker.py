@@ -4,7 +4,7 @@ import math
 from collections.abc import Generator
 from typing import BinaryIO
 
-from captioning.litert import CPU_COUNT
+from captioning.cores import CPU_COUNT
 from captioning.shots import Progress, Shot
 from captioning.video import MAX_SECONDS, VideoError, damaged, too_much_time
 from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
@@ -31,11 +31,11 @@ def read_shots_safely(
 
     Raises:
         VideoError: as for `read_shots`, or the clip exceeds a limit.
-        ValueError: ``max_seconds`` is not a finite number.
+        ValueError: ``max_seconds`` is not a finite number above 0.
         RuntimeError: no process can be started.
     """
-    if not math.isfinite(max_seconds):
-        raise ValueError(f"max_seconds must be a finite number, not {max_seconds}")
+    if not 0 < max_seconds < math.inf:
+        raise ValueError(f"max_seconds must be a finite number above 0, not {max_seconds}")
     descriptor = file.fileno()
     limits = {"cpu_seconds": cpu_seconds or max_seconds, "wall_seconds": wall_seconds}
     worker = WorkerProcess("captioning.video_process", **limits, memory=memory, files=[descriptor])

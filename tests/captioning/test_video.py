@@ -94,6 +94,21 @@ def test_a_slide_show_has_a_cut_at_each_frame(format):
     assert [shot.start for shot in shots] == pytest.approx([0, 1, 2, 3, 4, 5])
 
 
+@pytest.mark.parametrize("format", ["GIF", "WEBP"])
+def test_a_picture_that_stays_after_a_short_one_is_looked_at(format):
+    pictures, file = [moving(scene(number), 0) for number in (1, 2, 3)], io.BytesIO()
+    pictures[0].save(file, format, save_all=True, append_images=pictures[1:], duration=[3000, 50, 5000])
+    shots = read(file.getvalue())
+    assert [shot.start for shot in shots] == pytest.approx([0, 3.05], abs=0.06)
+    assert shots[-1].end == pytest.approx(8.05)
+    assert shots[-1].key_frame_time == pytest.approx(3.05)
+
+
+def test_a_frame_that_stays_after_a_short_one_is_looked_at():
+    shots = read(clip(((1, 3.0), (2, 0.05), (3, 4.95)), times=(0, 3, 3.05, 7.9)))
+    assert shots[1].start == pytest.approx(3.05, abs=0.02)
+
+
 def test_sound_may_be_longer_than_the_picture():
     """Matroska has one duration for both."""
     data = clip(((1, 1.0), (2, 1.0)), "matroska", sound=True, sound_seconds=30)
@@ -138,10 +153,11 @@ def test_a_clip_may_be_a_second_longer(make):
         read(make(), max_seconds=0.4)
 
 
-def test_a_length_without_end_is_refused(tmp_path):
-    (tmp_path / "a.mp4").write_bytes(clip(SHOTS))
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, 0, -1])
+def test_a_length_that_is_no_limit_is_refused(tmp_path, seconds):
+    (tmp_path / "a.mp4").write_bytes(b"")
     with (tmp_path / "a.mp4").open("rb") as file, pytest.raises(ValueError, match="max_seconds"):
-        next(read_shots_safely(file, 32, math.inf))
+        next(read_shots_safely(file, 32, seconds))
 
 
 # Segments
