@@ -19,8 +19,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from captioning.cores import CPU_COUNT
 from captioning.generator import CaptionGenerator
-from captioning.litert import CPU_COUNT
 
 SHOT, RATE = 6, 30  # seconds, frames a second
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from captioning.cores import CPU_COUNT
 from captioning.generator import DEFAULT_BEAM_WIDTH, SEARCH_BATCH, Caption, CaptionGenerator
 from captioning.images import Photo
-from captioning.litert import CPU_COUNT, on_one_core
+from captioning.litert import on_one_core
 
 log = logging.getLogger(__name__)
 

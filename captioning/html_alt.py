@@ -107,28 +107,31 @@ def answer(page: bytes) -> Iterator[list[Image]]:
     Each `<img` gets a mark as its first attribute. Where the mark is an attribute of an image after the page is parsed,
     there is an image; where it is not, there is a comment, a script or the like.
     """
-    from selectolax.lexbor import LexborHTMLParser
+    from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 
     data, _ = _with_ascii(page)
-    positions = [match.start() for match in IMG.finditer(data)]
-    number = iter(range(len(positions)))
-    marked = IMG.sub(lambda match: match[0] + f" {MARK}{next(number)}".encode(), data)
+    positions = {f"{MARK}{number}": match.start() for number, match in enumerate(IMG.finditer(data))}
+    marks = iter(positions)
+    marked = IMG.sub(lambda match: match[0] + f" {next(marks)}".encode(), data)
     marked = TEMPLATE.sub(rb"\1div", marked)  # the parser keeps the content of templates apart
     if XHTML.search(data[:2048]):
         marked = EMPTY.sub(rb"<\1\2></\1>", marked)  # HTML would take the rest of the page for their content
-    tree = LexborHTMLParser(_decode(marked))
+    try:
+        tree = LexborHTMLParser(_decode(marked))
+    except (SelectolaxError, MemoryError) as error:
+        raise HtmlError("The page takes too much memory to read. Split it.") from error
     ends = [match.start() for match in re.finditer(b"\n", data)]
     first = tree.css_first("base[href]")
     base = first.attributes["href"] or "" if first else ""
     images = []
     for node in tree.css("img"):
         attributes = node.attributes
-        mark = next((name for name in attributes if name.startswith(MARK)), None)
+        mark = next((name for name in attributes if name in positions), None)
         roles = (attributes.get("role") or "").lower().split()
         hidden = (attributes.get("aria-hidden") or "").lower() == "true" or {"presentation", "none"} & set(roles)
         if mark is None or "alt" in attributes or hidden:
             continue
-        position = positions[int(mark.removeprefix(MARK))]
+        position = positions[mark]
         first_in_set = [part.rstrip(",") for part in (attributes.get("srcset") or "").split()[:1]]
         late = [attributes.get(name) for name in LAZY]
         line = bisect(ends, position) + 1

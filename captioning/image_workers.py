@@ -13,13 +13,13 @@ for the answer. A worker imports only Pillow, NumPy and this package.
 """
 
 import contextlib
-import os
 import queue
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
+from captioning.cores import CPU_COUNT
 from captioning.images import Photo, damaged, read_photo, too_much_memory, too_much_time
 from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
 
@@ -34,7 +34,7 @@ class ImageWorkers:
     """A pool of worker processes that open pictures. Several threads may use it.
 
     Args:
-        workers: how many pictures are opened at a time; by default one for each processor.
+        workers: how many pictures are opened at a time; by default one for each core.
         cpu_seconds: processor time that a picture may take.
         wall_seconds: time after which a worker that has not answered is taken to hang.
         memory: bytes that a worker may use on top of what it needs when it has started.
@@ -48,7 +48,7 @@ class ImageWorkers:
         self._closing = threading.Lock()  # so that nothing is queued after the workers were told to end
         self._threads = [
             threading.Thread(target=self._serve, args=(_worker(cpu_seconds, wall_seconds, memory),), daemon=True)
-            for _ in range(workers or os.cpu_count() or 1)
+            for _ in range(workers or CPU_COUNT)
         ]
         for thread in self._threads:
             thread.start()
@@ -113,7 +113,10 @@ class ImageWorkers:
             return False
         future, order = task
         if future.set_running_or_notify_cancel():
-            answer = _open(worker, order)
+            try:
+                answer = _open(worker, order)
+            except Exception as error:  # this thread must serve the next picture
+                answer = error
             if isinstance(answer, Photo):
                 future.set_result(answer)
             else:

@@ -6,7 +6,6 @@ A single photo is computed by all cores together. Of several photos, each core c
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 import threading
@@ -20,26 +19,13 @@ from typing import Any, TypeVar
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from captioning.cores import CPU_COUNT
+
 Item = TypeVar("Item")
 Items = TypeVar("Items", Sequence, np.ndarray)
 Result = TypeVar("Result")
 
 
-def count_cores() -> int:
-    """The cores that this process may use: of its machine or container (control groups, version 2), and at most
-    ``OMP_NUM_THREADS``, the usual limit where several processes share a machine. Ray sets it for its actors.
-    """
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(KeyError, ValueError):
-        count = min(count, max(1, int(os.environ["OMP_NUM_THREADS"])))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return min(count, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):  # there is no such file, or it says "max"
-        return count
-
-
-CPU_COUNT = count_cores()
 MAX_THREADS = 8  # of one interpreter; more are not faster
 AHEAD = 4  # items per core that `parallel_map` takes in advance
 
@@ -107,7 +93,7 @@ class Model:
         self._own = threading.local()  # for each worker of `parallel_map`, on one core
 
     def run(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Compute a batch of any size: (B, …) of the dtype that was exported → the outputs, each (B, …)."""
+        """Compute a batch of any size from 1 up: (B, …) of the dtype that was exported → the outputs, each (B, …)."""
         batches = make_batches(batch, max(self._sources))
         results = list(parallel_map(self._run, batches))
         return results[0] if len(results) == 1 else [np.concatenate(parts) for parts in zip(*results, strict=True)]

@@ -58,6 +58,7 @@ class WorkerProcess:
         self.module, self.files = module, files
         self.cpu_seconds, self.wall_seconds, self.memory = cpu_seconds, wall_seconds, memory
         self.process: subprocess.Popen | None = None
+        self.ready = False
 
     def start(self) -> None:
         """Raises OSError if no process can be started."""
@@ -68,7 +69,8 @@ class WorkerProcess:
         path = [str(Path(__file__).parents[1]), *sys.path]
         call = f"work({self.module!r}, {theirs.fileno()}, {self.cpu_seconds}, {self.memory})"
         code = f"import sys; sys.path[:] = {path}; from captioning.worker_process import work; {call}"
-        with theirs:
+        with theirs, contextlib.ExitStack() as stack:
+            stack.callback(self._close)
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-c", code],
                 stdin=subprocess.DEVNULL,
@@ -77,16 +79,20 @@ class WorkerProcess:
                 env={k: v for k, v in os.environ.items() if k.startswith(INHERITED)} | ENVIRONMENT,
                 start_new_session=True,  # Ctrl-C is for the parent alone
             )
+            stack.pop_all()  # it has started
 
     def stop(self) -> int:
         """Ends the process, if there is one; returns its exit code."""
         if not self.process:
             return 0
         self.process.kill()
-        self.answers.close()
-        self.socket.close()
+        self._close()
         code, self.process = self.process.wait(), None
         return code
+
+    def _close(self) -> None:
+        self.answers.close()
+        self.socket.close()
 
     def resident(self) -> int | None:
         """Bytes of memory that the process holds, 0 where the system does not tell; None if there is no process."""
@@ -121,7 +127,7 @@ class WorkerProcess:
         except TimeoutError:
             self.stop()
             raise OutOfTime from None
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except Exception:  # a broken pickle can raise nearly anything, and the next answer would be to this order
             code = self.stop()
             raise OutOfTime if code == -signal.SIGPROF else ProcessLost(code) from None
 
@@ -165,6 +171,9 @@ def work(module: str, descriptor: int, cpu_seconds: float, memory: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: dies with the thread that started it
         most = memory + int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        if hard != resource.RLIM_INFINITY:
+            most = min(most, hard)  # it cannot be raised
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # else the decoders write a line for each broken picture

@@ -50,7 +50,7 @@ def image_workers():
 @pytest.fixture
 def shared_image_workers(image_workers, monkeypatch):
     """`create_app` takes the shared `image_workers`."""
-    monkeypatch.setattr("web.model.ImageWorkers", lambda _: image_workers)
+    monkeypatch.setattr("web.model.ImageWorkers", lambda: image_workers)
 
 
 @pytest.fixture(scope="session")

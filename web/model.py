@@ -9,7 +9,6 @@ from flask import Flask
 from captioning.batching import CaptionQueue
 from captioning.generator import CaptionGenerator
 from captioning.image_workers import ImageWorkers
-from captioning.litert import CPU_COUNT
 from web.metrics import Metrics, log_event
 
 
@@ -20,8 +19,12 @@ def add_model(app: Flask, generator: CaptionGenerator | None) -> None:
         ArtifactError: the model cannot be loaded.
     """
     metrics = Metrics()
-    app.extensions.update(images=ImageWorkers(CPU_COUNT), metrics=metrics, stopping=threading.Event())
-    app.extensions["captions"] = make_queue(app, generator) if generator else load_queue(app)
+    app.extensions.update(images=ImageWorkers(), metrics=metrics, stopping=threading.Event())
+    try:
+        app.extensions["captions"] = make_queue(app, generator) if generator else load_queue(app)
+    except BaseException:
+        app.extensions["images"].close()
+        raise
     metrics.waiting.set_function(lambda: len(app.extensions["captions"]))
 
 

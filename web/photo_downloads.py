@@ -12,7 +12,7 @@ from flask_openapi import OpenAPI
 from werkzeug.datastructures import FileStorage
 
 from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
-from web.uploads import limited, refuse_late, seconds_left, several_uploads
+from web.uploads import limited, refuse_full, refuse_late, seconds_left, several_uploads
 
 downloads = threading.Semaphore(4)  # limits how many ZIP files are made at a time
 
@@ -54,6 +54,8 @@ def zip_photos(files: list[FileStorage], texts: list[str]) -> bytes:
                 archive.writestr(zip_entry(name), photo)
                 if sidecar:
                     archive.writestr(zip_entry(f"{name}.xmp"), sidecar)
+    except OSError:  # no process can be started
+        refuse_full()
     except (OutOfTime, ProcessLost, MemoryError, ValueError):
         abort(422, _("The text cannot be written into %(name)s. Remove this photo and try again.", name=name))
     finally:

@@ -14,8 +14,8 @@ from waitress.channel import HTTPChannel
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 from waitress.task import ErrorTask
 
+from captioning.cores import CPU_COUNT
 from captioning.generator import SEARCH_BATCH
-from captioning.litert import CPU_COUNT
 from web.metrics import log_event
 from web.model import reload_in_background
 

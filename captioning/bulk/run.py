@@ -20,7 +20,8 @@ from captioning.bulk import BulkError
 from captioning.bulk.actor import Captioner, model_id
 from captioning.bulk.shards import Shards, plan
 from captioning.bulk.sources import find_sources
-from captioning.litert import CPU_COUNT, no_standard_error
+from captioning.cores import CPU_COUNT
+from captioning.litert import no_standard_error
 from captioning.text import tokenizers_from_dict
 
 AGAIN = "Run again: what is done stays done"

@@ -7,8 +7,8 @@ import pytest
 from helpers import Brightness, grey, keep_busy, picture, wait_until
 
 from captioning.batching import CaptionQueue, QueueFull
+from captioning.cores import CPU_COUNT
 from captioning.images import ImageError, Photo
-from captioning.litert import CPU_COUNT
 
 
 @pytest.fixture

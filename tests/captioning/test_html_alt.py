@@ -142,6 +142,19 @@ def test_a_hostile_page_is_refused_in_time(monkeypatch):
         find_images(b"<div>" * 400_000)
 
 
+@pytest.mark.slow
+def test_a_page_that_fills_the_memory_is_refused(monkeypatch):
+    """Slow: it fills a memory. The parser repeats all open elements in each paragraph."""
+    monkeypatch.setattr(html_alt, "ask", lambda *order, **limits: ask(*order, **limits | {"memory": 150_000_000}))
+    page = b"<p>" + b"".join(b"<b a%d>" % n for n in range(400)) + b"<p>x" * 4000
+    with pytest.raises(HtmlError, match="too much memory"):
+        find_images(page)
+
+
+def test_a_mark_that_is_not_ours():
+    assert find_images(b"<image data-mark-x><img src=a>")[0].source == "a"
+
+
 def test_a_page_of_many_images():
     page = b"<p><img src=a><b>hello</b>\n" * 20_000
     assert [image.line for image in find_images(page)] == list(range(1, 20_001))

@@ -326,6 +326,16 @@ def test_a_worker_that_cannot_start_is_an_error_of_ours(monkeypatch):
         pool.read(PHOTO, size=32)
 
 
+def test_an_answer_that_makes_no_sense_costs_a_worker_and_no_thread(monkeypatch):
+    with lone_worker() as (pool, process):
+        first = process()
+        with monkeypatch.context() as patch:
+            patch.setattr("captioning.worker_process.pickle.load", lambda file: file.read(1) and 1 / 0)
+            with pytest.raises(ImageError, match="damaged"):
+                pool.read(PHOTO, size=32)
+        assert pool.read(PHOTO, size=32) and process().pid != first.pid
+
+
 MAIN_SCRIPT = """
 import sys
 print("imported", flush=True)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
+from captioning.cores import CPU_COUNT, count_cores
 from captioning.exported import encoder_of
-from captioning.litert import CPU_COUNT, Model, count_cores, make_batches, parallel_map
+from captioning.litert import Model, make_batches, parallel_map
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5, 16, 257])
