@@ -124,7 +124,12 @@ class VideoJobs:
             job.cancelled, job.error = True, error
         except Exception as error:
             log.exception("A clip failed")
+            self._app.extensions["metrics"].errors.labels("clip failed").inc()
             job.error = error
+        while not job.abandoned:  # until then, somebody may ask for the result
+            time.sleep(1)
+        with self._lock:
+            self._forget()
 
     def _caption(self, job: Job, file: BinaryIO) -> list[Segment]:
         extensions, config = self._app.extensions, self._app.config

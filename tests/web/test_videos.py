@@ -176,6 +176,13 @@ def test_a_job_that_ends_leaves_nothing(make_app, monkeypatch, how):
     wait_until(lambda: app.test_client().get(url).status_code == 404)
 
 
+def test_a_result_that_nobody_asks_for_is_forgotten(small_app, monkeypatch):
+    url = start(small_app).json["url"]
+    assert result(small_app, url)[-1].status_code == 200
+    monkeypatch.setattr(video_jobs, "UNASKED", 0.1)
+    wait_until(lambda: not small_app.extensions["videos"]._jobs)
+
+
 def test_a_clip_does_not_keep_photos_out_of_the_queue(small_app, model):
     slides = animation(tuple((n, 1.0) for n in range(12)), "GIF", 1.0)
     keep_busy(small_app.extensions["captions"])
