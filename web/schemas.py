@@ -104,10 +104,14 @@ class OnePhoto(Form):
 
 
 class Photos(Form):
+    model_config = ConfigDict(extra="forbid")  # options belong in the query string
+
     image: list[FileStorage] = Field(min_length=1, description="One or several photos.")  # at most MAX_PHOTOS
 
 
 class CaptionOptions(Options):
+    model_config = ConfigDict(extra="forbid")  # a misspelt option must not be ignored
+
     attention: bool = Field(default=False, description="Add the attention of each word.")
 
 

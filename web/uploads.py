@@ -18,10 +18,10 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import ServiceUnavailable
 
 from captioning.batching import QueueFull
+from captioning.cores import CPU_COUNT
 from captioning.generator import MAX_BEAM_WIDTH, Caption
 from captioning.image_workers import Photo
 from captioning.images import ImageError
-from captioning.litert import CPU_COUNT
 from web.tracing import span
 
 VIDEOS = "/api/videos"
@@ -55,7 +55,7 @@ class SearchOptions(BaseModel):
     beam_width: int | None = Field(
         default=None, ge=1, le=MAX_BEAM_WIDTH, description="Candidate captions that the beam search keeps at each word."
     )
-    language: str | None = Field(default=None, description="Of the captions; by default English.")
+    language: str | None = Field(default=None, description="Of the captions; by default the model's first one.")
 
     @field_validator("language")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from flask import Response, abort, current_app, jsonify, render_template, request, url_for
 from flask_babel import gettext as _
 from flask_openapi import FileStorage, OpenAPI, Tag
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.exceptions import InternalServerError
 
 from captioning.descriptions import Segment, to_srt, to_vtt
@@ -16,11 +16,18 @@ from web.schemas import Form, Probability, Problem
 from web.uploads import IMAGE_STATUS, VIDEOS, SearchOptions, refuse_busy
 from web.video_jobs import Job, TooManyJobs, VideoJobs
 
-PROBLEMS: dict[Any, Any] = dict.fromkeys((400, 404, 413, 415, 422, 500), Problem)
+REFUSED: dict[Any, Any] = dict.fromkeys((400, 413, 429, 500, 503), Problem)
+FAILED: dict[Any, Any] = dict.fromkeys((400, 404, 409, 413, 415, 422, 500), Problem)
 TEXT = {"schema": {"type": "string"}}
 
 
+class ClipOptions(SearchOptions):
+    model_config = ConfigDict(extra="forbid")  # a misspelt option must not be ignored
+
+
 class OneVideo(Form):
+    model_config = ConfigDict(extra="forbid")  # options belong in the query string
+
     video: FileStorage = Field(description="MP4, MOV, WebM, animated GIF or animated WebP.")
 
 
@@ -61,13 +68,13 @@ def add_videos(app: OpenAPI) -> None:
     app.before_request(allow_large)
     app.get("/video", doc_ui=False)(video)
     clips: list[Any] = [Tag(name="Clips")]
-    app.post(VIDEOS, tags=clips, responses={202: VideoJob, **PROBLEMS, 429: Problem, 503: Problem})(start_video)
+    app.post(VIDEOS, tags=clips, responses={202: VideoJob, **REFUSED})(start_video)
     result = {
         "application/json": {"schema": {"$ref": "#/components/schemas/VideoJob"}},
         "text/vtt": TEXT,
         "application/x-subrip": TEXT,
     }
-    app.get(f"{VIDEOS}/<id>", tags=clips, responses={200: {"content": result}, **PROBLEMS, 409: Problem})(get_video)
+    app.get(f"{VIDEOS}/<id>", tags=clips, responses={200: {"content": result}, **FAILED})(get_video)
     responses: dict[Any, Any] = {204: None, 400: Problem, 404: Problem, 500: Problem}
     app.delete(f"{VIDEOS}/<id>", tags=clips, responses=responses)(cancel_video)
 
@@ -81,7 +88,7 @@ def video() -> str:
     return render_template("video.html", chosen=caption_language())
 
 
-def start_video(query: SearchOptions, form: OneVideo) -> Response:
+def start_video(query: ClipOptions, form: OneVideo) -> Response:
     """Caption a clip
 
     Starts a job. Ask for its result at the `url` of the answer.

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from captioning.cores import CPU_COUNT
 from captioning.images import MAX_PIXELS, ImageError
 
 
@@ -97,6 +98,34 @@ def test_options_out_of_range(small_app, method, path, query):
         assert "an option that is not possible" in response.text
     else:
         assert query.split("=")[0] + ": Input should be" in response.json["message"]
+
+
+@pytest.mark.parametrize("path", ["/api/captions", "/api/videos"])
+@pytest.mark.parametrize("place", ["address", "form"])
+def test_an_unknown_option_is_refused(small_app, path, place):
+    form = {"image" if path == "/api/captions" else "video": photo()}
+    address = f"{path}?langauge=de" if place == "address" else path
+    response = small_app.test_client().post(address, data=form | ({"language": "de"} if place == "form" else {}))
+    assert response.status_code == 400
+    name = "langauge" if place == "address" else "language"
+    assert response.json["message"].startswith(f"There is no option “{name}” here.")
+
+
+@pytest.mark.skipif(CPU_COUNT < 2, reason="one core reads one photo at a time")
+def test_photos_of_a_request_are_read_at_the_same_time(small_app, send, monkeypatch):
+    images, running, most = small_app.extensions["images"], [], []
+    submit = images.submit
+
+    def recorded(*arguments, **options):
+        future = submit(*arguments, **options)
+        running.append(future)
+        most.append(sum(not future.done() for future in running))
+        return future
+
+    monkeypatch.setattr(images, "submit", recorded)
+    slow = picture(size=(3000, 3000))
+    response = send(small_app, *[slow] * 6, to="/api/captions")
+    assert len(response.json["photos"]) == 6 and max(most) == CPU_COUNT
 
 
 # Hostile files
