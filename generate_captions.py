@@ -24,12 +24,21 @@ from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.artifacts import ArtifactError
+from captioning.cores import CPU_COUNT
 from captioning.descriptions import Segment, to_srt, to_vtt
-from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH, Caption, CaptionGenerator
+from captioning.folders import files_below
+from captioning.generator import (
+    DEFAULT_BEAM_WIDTH,
+    MAX_BEAM_WIDTH,
+    NO_CAPTION,
+    SEARCH_BATCH,
+    Caption,
+    CaptionGenerator,
+)
 from captioning.html_alt import HtmlError, find_images, insert_drafts, local_path
 from captioning.image_workers import ImageWorkers, Photo
 from captioning.images import SUFFIXES, ImageError
-from captioning.litert import CPU_COUNT, make_batches, parallel_map
+from captioning.litert import make_batches, parallel_map
 from captioning.metadata import MetadataError, write_metadata
 from captioning.shots import Progress
 from captioning.text import coco_image_id, sentence
@@ -39,25 +48,26 @@ from captioning.video import VideoError
 __all__ = ["Caption", "CaptionGenerator"]
 
 CLIP_ONLY = ("vtt", "srt")  # formats
-NO_CAPTION = "the model found no caption"
 
 Result = tuple[Path, Caption | None, str | None]  # the last is the error, if there is no caption
 Reading = list[tuple[Path, Future[Photo]]]
 
 
-def find_photos(arguments: Iterable[str]) -> list[Path]:
-    """The photos named on the command line. Folders are searched; their photos are sorted by name.
+def find_photos(arguments: Iterable[str]) -> tuple[list[Path], list[OSError]]:
+    """The photos named on the command line, and an error for each folder that cannot be searched.
 
-    Files that macOS writes beside photos (``._a.jpg``) are left out.
+    Folders are searched; their photos are sorted by name. Files that macOS writes beside photos (``._a.jpg``) are left
+    out.
     """
-    photos = []
+    photos: list[Path] = []
+    errors: list[OSError] = []
     for path in map(Path, arguments):
         if os.path.isdir(path):  # pathlib raises an error for a folder that may not be read
-            found = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("._"))
-            photos += sorted(p for p in found if not os.path.isdir(p))
+            found = map(Path, files_below(str(path), errors.append))
+            photos += sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith("._"))
         else:
             photos.append(path)
-    return photos
+    return photos, errors
 
 
 def caption_files(
@@ -131,7 +141,7 @@ def open_output(path: Path | None, mode: str = "w") -> contextlib.AbstractContex
     """Standard output, a pipe or a device, or a file that appears when it is complete."""
     if path is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="surrogateescape")  # file names as they are, even if they are not UTF-8
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # file names may not be UTF-8
         return flushed(sys.stdout)
     if path.exists() and not path.is_file():
         encoding, errors = (None, None) if "b" in mode else ("utf-8", "surrogateescape")
@@ -285,18 +295,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--in-place and --overwrite need --write-metadata")
     if options.html and (options.format or options.write_metadata):
         parser.error("--html takes neither --format nor --write-metadata: it writes a page")
-    photos = find_photos(options.photos)
+    photos, left_out = find_photos(options.photos)
+    for error in left_out:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
     is_clip = options.format in CLIP_ONLY or any(path.suffix.lower() in CLIP_SUFFIXES for path in photos)
     if is_clip and (len(photos) != 1 or options.format not in (None, *CLIP_ONLY, "json")):
         parser.error("a clip is captioned on its own, with --format vtt, srt or json")
     if is_clip and options.write_metadata:
         parser.error("--write-metadata is for photos, not for clips")
+    if options.alternatives > 1 and (is_clip or options.format != "json"):
+        parser.error("--alternatives is for photos, with --format json")
     if not photos and not options.html:
         parser.error("no photos found in " + ", ".join(options.photos) if options.photos else "name photos or folders")
     try:
         if options.html:
             return draft_page(options)
-        return caption_clip(options, photos[0]) if is_clip else caption_photos(options, photos)
+        code = caption_clip(options, photos[0]) if is_clip else caption_photos(options, photos)
+        return 1 if left_out else code
     except (ArtifactError, RuntimeError) as error:  # RuntimeError: no further process can be started
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import pickle
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -80,7 +81,7 @@ def replace_file(path: str | Path, mode: str) -> Iterator[IO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".unfinished-{secrets.token_hex(8)}")
     try:
         encoding, errors = (None, None) if "b" in mode else ("utf-8", "surrogateescape")  # file names may not be UTF-8
         with temporary.open(mode, encoding=encoding, errors=errors) as file:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from captioning.video_worker import read_shots_safely
 DEFAULT_BEAM_WIDTH = 3
 MAX_BEAM_WIDTH = 10
 SEARCH_BATCH = 5  # photos that a core searches together, in a quarter less time per photo than alone
+
+NO_CAPTION = "the model found no caption"
 
 log = logging.getLogger(__name__)
 
@@ -191,15 +193,12 @@ class CaptionGenerator:
             ValueError: the beam width is out of range, or the model does not have the language.
         """
         shots = []
-        try:
-            with open(path, "rb") as file:
-                for part in read_shots_safely(file, self.config["image_size"], max_seconds):
-                    if isinstance(part, Shot):
-                        shots.append(part)
-                    else:
-                        on_progress(part)
-        except OSError as error:
-            raise VideoError(f"The file cannot be opened ({error.strerror}). Check its path and permissions.") from None
+        with _open_clip(path) as file:
+            for part in read_shots_safely(file, self.config["image_size"], max_seconds):
+                if isinstance(part, Shot):
+                    shots.append(part)
+                else:
+                    on_progress(part)
         return make_segments(shots, self.caption_batch([shot.image for shot in shots], beam_width, language=language))
 
     def has_loaded(self, beam_width: int, alternatives: int, language: str) -> bool:
@@ -252,3 +251,10 @@ class CaptionGenerator:
         confidence = float(np.clip(slope * mean + offset, 0.0, 1.0))
         probability = float(np.exp(log_probabilities.sum()))
         return Caption(tokenizer.join(texts), probability, confidence, words, language)
+
+
+def _open_clip(path: str | Path) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise VideoError(f"The file cannot be opened ({error.strerror}). Check its path and permissions.") from None

@@ -36,14 +36,34 @@ def photos(tmp_path_factory):
 
 
 def test_folders_are_searched_in_order(photos):
-    assert [p.name for p in find_photos([str(photos)])] == ["a noise.png", "b.jpg", "c.jpg"]
+    assert [p.name for p in find_photos([str(photos)])[0]] == ["a noise.png", "b.jpg", "c.jpg"]
 
 
 def test_what_is_no_photo_in_a_folder_is_left_out(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     for name in ("a.jpg", "._a.jpg", "folder.jpg/b.png"):
         (tmp_path / name).write_bytes(b"")
-    assert find_photos([str(tmp_path)]) == [tmp_path / "a.jpg", tmp_path / "folder.jpg" / "b.png"]
+    assert find_photos([str(tmp_path)]) == ([tmp_path / "a.jpg", tmp_path / "folder.jpg" / "b.png"], [])
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.jpg").write_bytes(b"")
+    (tmp_path / "one" / "up").symlink_to(tmp_path)
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "more").symlink_to(tmp_path / "one")
+    assert find_photos([str(tmp_path / "two")]) == ([tmp_path / "two" / "more" / "a.jpg"], [])
+
+
+def test_a_folder_that_cannot_be_searched_is_an_error(in_process, tmp_path, monkeypatch, capsys):
+    """A test that runs as root may read all folders."""
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "b.jpg")
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("more") and may(path, mode))
+    assert in_process([str(tmp_path)]) == 1
+    printed = capsys.readouterr()
+    assert f"error: {tmp_path / 'more'}: Permission denied" in printed.err and "b.jpg" in printed.out
 
 
 def command(*arguments):
@@ -258,6 +278,8 @@ def test_page_that_cannot_be_read(in_process, tmp_path, capsys):
         ["x.jpg", "--format", "xml"],
         ["x.jpg", "--in-place"],
         ["x.jpg", "--overwrite"],
+        ["x.jpg", "--alternatives", "2"],
+        ["x.mp4", "--format", "json", "--alternatives", "2"],
         ["--html", "a"],
         ["x.jpg", "--html", "a", "--output", "b"],
     ],
@@ -266,6 +288,17 @@ def test_wrong_usage_is_exit_code_2(arguments):
     with pytest.raises(SystemExit) as exit:
         main(arguments)
     assert exit.value.code == 2
+
+
+@pytest.mark.slow
+def test_output_is_utf_8_whatever_the_locale():
+    """Slow: it starts a program."""
+    code = (
+        "import generate_captions as g; output = g.open_output(None).__enter__(); print('Hnědý pes, cœur', file=output)"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True)
+    assert result.stdout.decode() == "Hnědý pes, cœur\n", result.stderr
 
 
 @pytest.mark.slow

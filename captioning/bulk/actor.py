@@ -14,10 +14,11 @@ import pyarrow.fs
 
 from captioning.artifacts import sha256
 from captioning.bulk import BulkError, shards, sources
-from captioning.generator import SEARCH_BATCH, CaptionGenerator
+from captioning.cores import CPU_COUNT
+from captioning.generator import NO_CAPTION, SEARCH_BATCH, CaptionGenerator
 from captioning.image_workers import ImageWorkers
 from captioning.images import ImageError, Photo
-from captioning.litert import CPU_COUNT, parallel_map
+from captioning.litert import parallel_map
 
 FETCHERS = 8 * CPU_COUNT  # files that are fetched at a time: from S3, each takes a while
 
@@ -28,7 +29,7 @@ Reading = tuple[str, str, Future[Read]]  # source, path and pixels
 class Captioner:
     """Captions parts of a plan and writes the shard of each.
 
-    Its processor cores are those that Ray gives it, through ``OMP_NUM_THREADS`` (see `captioning.litert.count_cores`).
+    Its processor cores are those that Ray gives it, through ``OMP_NUM_THREADS`` (see `captioning.cores.count_cores`).
 
     Args:
         model_folder: the folder of the model on this machine.
@@ -87,8 +88,12 @@ class Captioner:
             row = {"path": path, "source": source, "model": self.model, "error": None, **self.options}
             if isinstance(photo, Photo):
                 caption = next(captions)
-                row |= {**caption.to_dict(), "width": photo.width, "height": photo.height}
-                row["alternatives"] = [alternative.to_dict() for alternative in caption.alternatives]
+                row |= {"width": photo.width, "height": photo.height}
+                if caption.text:
+                    row |= caption.to_dict()
+                    row["alternatives"] = [alternative.to_dict() for alternative in caption.alternatives]
+                else:
+                    row["error"] = NO_CAPTION
             else:
                 row["error"] = str(photo)
                 if isinstance(photo, OSError):

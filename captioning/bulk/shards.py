@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import re
+import time
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -46,6 +47,7 @@ OPTIONS = ["model", "beam_width", "language"]
 """Columns that have one value in all rows of an output."""
 
 MAX_PHOTOS = 500  # in a shard of photos that are files
+UNFINISHED = 86_400  # seconds after which a hidden file is from a run that was killed
 MARK = ".shards"  # a file by which an actor knows that it sees the folder
 PARTS_PER_ACTOR = 4  # at least, if there are enough photos: so that all actors end at about the same time
 
@@ -72,7 +74,8 @@ class Shards:
             files.create_dir(folder, recursive=True)
             _write(mark, b"")
             for info in files.get_file_info(pyarrow.fs.FileSelector(folder)):
-                if info.base_name.startswith(".") and info.base_name != MARK:  # from a run that was killed
+                is_old = info.mtime_ns < time.time_ns() - UNFINISHED * 10**9  # not from a run that goes on
+                if info.base_name.startswith(".") and info.base_name != MARK and is_old:
                     files.delete_file(info.path)
         except (OSError, ValueError) as error:
             raise BulkError(f"cannot write to {self.output}: {error}") from None

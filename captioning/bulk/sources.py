@@ -6,7 +6,6 @@ not done as a whole. Paths are absolute: ``/folder/a.jpg`` or ``s3://bucket/fold
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
 import os
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
 from captioning.bulk import BulkError
+from captioning.folders import files_below
 from captioning.images import SUFFIXES, ImageError
 
 SCHEMA = pa.schema(
@@ -143,28 +143,18 @@ def _search(files: pyarrow.fs.FileSystem, folder: str) -> list[pyarrow.fs.FileIn
 
 
 def _walk(folder: str) -> list[str]:
-    """All paths below a local folder. What cannot be listed is reported, and does not stop the run as in pyarrow."""
+    """All paths below a local folder. What is left out is reported, and does not stop the run as in pyarrow."""
 
     def report(error: OSError) -> None:
         log.warning("left out: %s (%s)", error.filename, error.strerror)
 
-    found, visited = [], set()
-    for parent, folders, names in os.walk(folder, onerror=report, followlinks=True):
-        if not os.access(parent, os.X_OK):  # its files cannot be opened, and pyarrow would stop
-            report(PermissionError(errno.EACCES, "Permission denied", parent))
-            continue
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in visited:  # by a link to a folder above it, for example
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        folders.sort()
-        for path in (os.path.join(parent, name) for name in names):
-            try:
-                path.encode()
-                found.append(path)
-            except UnicodeEncodeError:
-                log.warning("left out: %r (its name is not UTF-8)", path)
+    found = []
+    for path in files_below(folder, report):
+        try:
+            path.encode()
+            found.append(path)
+        except UnicodeEncodeError:
+            log.warning("left out: %r (its name is not UTF-8)", path)
     return found
 
 

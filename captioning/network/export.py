@@ -6,10 +6,12 @@ python -m captioning.network.export artifacts
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import hashlib
 import io
 import logging
+import os
 import sys
 import tarfile
 from collections.abc import Callable
@@ -43,8 +45,11 @@ def export(folder: str | Path) -> None:
 
     Raises:
         ArtifactError: a file of the folder is missing or does not fit the others.
+        OSError: the folder cannot be written.
     """
     folder = Path(folder)
+    if not os.access(folder, os.W_OK):  # known only after minutes otherwise
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     encoder, searches, languages = convert_folder(folder)
     # The default beam width comes first, because the first one loads fastest.
     widths = sorted(range(1, MAX_BEAM_WIDTH + 1), key=lambda width: width != DEFAULT_BEAM_WIDTH)
@@ -145,7 +150,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         export(arguments[0])
-    except artifacts.ArtifactError as error:
+    except (artifacts.ArtifactError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
