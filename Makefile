@@ -3,7 +3,7 @@
 # make coverage  runs all tests and shows how much of the code they run; a quarter slower
 # make lint      installs everything and runs ruff and mypy
 # make train     installs what training needs and trains a model; it takes hours and resumes where it stopped
-# make lock      writes the exact versions of requirements*.txt into requirements*.lock
+# make lock      writes the exact versions of requirements*.txt, here and in deploy/ray, into requirements*.lock
 
 PYTHON ?= python3
 HOST = 127.0.0.1
@@ -38,6 +38,7 @@ lock: .venv/dev
 	.venv/bin/uv pip compile --quiet --no-strip-extras requirements-dev.txt -o requirements-dev.lock
 	.venv/bin/uv pip compile --quiet --no-strip-extras -c requirements-dev.lock requirements.txt -o requirements.lock
 	.venv/bin/uv pip compile --quiet --no-strip-extras -c requirements-dev.lock requirements-serve.txt -o requirements-serve.lock
+	.venv/bin/uv pip compile --quiet --no-strip-extras -c requirements-dev.lock deploy/ray/requirements.txt -o deploy/ray/requirements.lock
 
 .venv/serve: requirements-serve.lock | .venv/bin/python
 	$(PIP_INSTALL) -r $<
