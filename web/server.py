@@ -1,6 +1,7 @@
 """The server: waitress with limits, and a clean stop."""
 
 import json
+import os
 import signal
 import socket
 import threading
@@ -10,7 +11,8 @@ from typing import Any
 import waitress
 import waitress.utilities
 from flask import Flask
-from waitress.channel import HTTPChannel
+from waitress.buffers import ReadOnlyFileBasedBuffer
+from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 from waitress.task import ErrorTask
 
@@ -39,9 +41,8 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
 
     A request that waits for a caption holds a thread. So there is a thread for each photo in the queue and in a batch
     on each core, for each ZIP file, site and picture of attention that may be made at a time, and some more to refuse
-    requests and answer probes. A request that is too large
-    is read to its end, up to twice ``MAX_CONTENT_LENGTH`` or the size of a clip, because browsers show the error page
-    only then.
+    requests and answer probes. A request that is too large is read to its end, up to twice ``MAX_CONTENT_LENGTH`` or
+    the size of a clip, because browsers show the error page only then.
     """
     in_memory = 2 * app.config["MAX_CONTENT_LENGTH"]
     clip = app.config["VIDEO_BYTES"] + 2**16 if app.config["VIDEO_JOBS"] else 0
@@ -61,11 +62,12 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
     server.channel_class, server.count_refusal = BoundedChannel, app.extensions["metrics"].refusal
     server.upload_timeout = app.config["UPLOAD_TIMEOUT"]
     server.upload_limit = max(512 * 2**20, 3 * clip)
+    server.answer_limit = 512 * 2**20
     return server
 
 
 REFUSALS = {
-    413: "This upload is far too large. Choose fewer or smaller photos.",
+    413: "This upload is too large. Send fewer or smaller files.",
     431: "The headers of this request are too long.",
     500: "Something went wrong on our side. Please try again.",
     503: "This server has no disk space for clips. Tell its operator.",
@@ -104,13 +106,14 @@ class Nowhere:
 class BoundedChannel(HTTPChannel):
     """A connection.
 
-    It is closed when the uploads of all connections together exceed the server's ``upload_limit`` (bytes), and when its
-    request has not fully arrived after ``UPLOAD_TIMEOUT``. Waitress itself closes one on which nothing has arrived for
-    two minutes.
+    It is closed when its request has not fully arrived, or its answer has not been read, after ``UPLOAD_TIMEOUT``; and
+    when the uploads of all connections together exceed the server's ``upload_limit`` (bytes), or the answers that
+    nobody has read its ``answer_limit``. Waitress itself closes one on which nothing has moved for two minutes.
     """
 
     error_task_class = Refusal
     request: Any
+    answering = 0.0  # since when there is something to send
 
     def received(self, data: bytes) -> bool:
         if self.request is None:
@@ -141,6 +144,23 @@ class BoundedChannel(HTTPChannel):
         self.will_close = True
         return False
 
+    def write_soon(self, data: Any) -> int:
+        """Called by the thread that answers."""
+        buffers = [b for c in list(self.server.active_channels.values()) for b in list(c.outbufs)]
+        held = sum(len(b) for b in buffers if not isinstance(b, ReadOnlyFileBasedBuffer))  # static files stay on disk
+        if held > self.server.answer_limit:
+            log_event("answer dropped", reason="too many unread answers")
+            raise ClientDisconnected
+        if not self.total_outbufs_len:
+            self.answering = time.monotonic()
+        return super().write_soon(data)
+
+    def handle_write(self) -> None:
+        if self.total_outbufs_len and time.monotonic() - self.answering > self.server.upload_timeout:
+            log_event("answer dropped", reason="read too slowly")
+            return self.handle_close()
+        super().handle_write()
+
     def send_continue(self) -> None:
         """Ask for the body, unless the request is refused already or has none."""
         if self.request.completed:
@@ -150,7 +170,8 @@ class BoundedChannel(HTTPChannel):
 
 
 def run(server: Any, app: Flask, ready: str) -> None:
-    """Print ``ready`` and run the server until SIGTERM or Ctrl-C. SIGHUP reloads the model.
+    """Print ``ready`` and run the server until SIGTERM or Ctrl-C, or until its terminal is closed. SIGHUP reloads the
+    model.
 
     At the end, finish the requests under way for at most ``REQUEST_TIMEOUT``, refuse new photos (503), and return when
     the pictures that are being opened are done. Waitress's own `run` would cut answers that are being written.
@@ -165,7 +186,8 @@ def run(server: Any, app: Flask, ready: str) -> None:
         signal.signal(number, stop)
     if hasattr(signal, "SIGHUP"):  # not on Windows
         reload = reload_in_background(app)
-        signal.signal(signal.SIGHUP, lambda *_: reload.set())
+        has_terminal = os.isatty(0)
+        signal.signal(signal.SIGHUP, lambda *_: stop() if has_terminal and not os.isatty(0) else reload.set())
 
     print(ready, flush=True)  # now that signals are handled
 

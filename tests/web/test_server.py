@@ -1,11 +1,14 @@
 """The real server: many clients, limits, and a stop in the middle of work."""
 
 import errno
+import fcntl
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +61,34 @@ def test_uploads_of_all_connections_together_are_limited(small_app):
             first.sendall(raw_request(bytes(2**21))[:-9])
             wait_until(lambda: not server.active_channels or first.recv(1) == b"")
         assert upload(address) == 200
+
+
+def test_answers_that_nobody_reads_are_limited(small_app):
+    small_app.add_url_rule("/large", view_func=lambda: bytes(2**25))
+    ask = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
+    with Serving(small_app) as (server, address), connect(address) as first, connect(address) as second:
+        server.answer_limit = 2**20
+        first.sendall(ask)
+        wait_until(lambda: any(c.total_outbufs_len > 2**20 for c in list(server.active_channels.values())))
+        second.sendall(ask)
+        assert second.makefile("rb").read() == b""
+        first.close()
+        wait_until(lambda: not server.active_channels)
+        assert upload(address) == 200
+
+
+def test_an_answer_that_is_read_slowly_ends(small_app):
+    small_app.add_url_rule("/large", view_func=lambda: bytes(2**26))
+    with Serving(small_app) as (server, address), connect(address) as slow:
+        slow.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert slow.recv(100)
+        server.upload_timeout = 0.1
+        read = 0
+        with suppress(ConnectionError):
+            while data := slow.recv(2**16):
+                read += len(data)
+                time.sleep(0.01)
+        assert read < 2**26
 
 
 @pytest.mark.parametrize(("request_", "code"), [
@@ -208,6 +239,20 @@ def test_stop_finishes_what_has_begun(number):
         assert [line["status"] for line in lines if line["method"] == "POST"] == [503, 200, 200, 200]
     with pytest.raises(OSError):
         socket.create_connection(address)
+
+
+@pytest.mark.slow
+def test_the_end_of_its_terminal_stops_the_server():
+    """It would keep the port. Slow: it starts a server."""
+    ours, theirs = os.openpty()
+    take_terminal = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # noqa: E731
+    command = [sys.executable, "-c", BUSY_SERVER]
+    terminal = {"stdin": theirs, "stderr": subprocess.DEVNULL, "start_new_session": True, "preexec_fn": take_terminal}
+    with started(command, cwd=ROOT, **terminal) as server:
+        os.close(theirs)
+        assert server.stdout.readline()
+        os.close(ours)
+        assert server.wait(60) == 0
 
 
 @pytest.mark.slow
