@@ -7,11 +7,13 @@ from app import main
 
 def test_the_environment_replaces_defaults(make_app, monkeypatch):
     monkeypatch.setenv("CAPTIONER_PORT_8000_TCP_PROTO", "tcp")  # as Kubernetes does
+    monkeypatch.setenv("CAPTIONER_TESTING", "true")  # Flask's own settings are not ours
     monkeypatch.setenv("CAPTIONER_REQUEST_TIMEOUT", "1.5")
     monkeypatch.setenv("CAPTIONER_QUEUE_LENGTH", "128")
     monkeypatch.setenv("CAPTIONER_ALLOWED_ORIGINS", '["https://example.org"]')
     config = make_app().config
     assert config["QUEUE_LENGTH"] == 128 and config["ALLOWED_ORIGINS"] == ["https://example.org"]
+    assert config["TESTING"] is False
     assert config["MAX_PHOTOS"] == 20 and config["REQUEST_TIMEOUT"] == 1.5
 
 
@@ -22,7 +24,10 @@ def test_the_environment_replaces_defaults(make_app, monkeypatch):
         *[("RATE_LIMIT", "600"), ("ALLOWED_ORIGINS", "https://a.org"), ("BEAM_WIDTH", "11")],
         ("REQUEST_TIMEOUT", "Infinity"),
         ("MAX_PHOTOS", "65"),
+        ("MAX_FORM_PARTS", "19"),
         ("API_KEY", '["misspelt"]'),
+        ("ARTIFACTS_DIR", "elsewhere"),
+        *[("ALLOWED_ORIGINS", f'["{site}"]') for site in ("*", "example.org", "https://example.org/")],
     ],
 )
 def test_a_wrong_setting_is_named(name, value, monkeypatch, capsys):
