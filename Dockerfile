@@ -1,6 +1,6 @@
 # The app with its model. It needs no network and writes only clips, to /tmp:
 #     docker build -t captioner .
-#     docker run --rm --init --read-only --tmpfs /tmp --cap-drop ALL -p 8000:8000 captioner
+#     docker run --rm --init --read-only --tmpfs /tmp:size=1g --memory 4g --cap-drop ALL -p 127.0.0.1:8000:8000 captioner
 FROM python:3.12-slim AS build
 WORKDIR /build
 COPY requirements-serve.lock ./

@@ -21,6 +21,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from captioning.generator import SEARCH_BATCH
+
 log = logging.getLogger("captioner")
 access_log = logging.getLogger("captioner.access")
 REQUEST_ID = "[A-Za-z0-9._-]{1,64}"  # from a client or a proxy; any other is replaced
@@ -37,11 +39,20 @@ class Metrics:
         self.seconds = Histogram(
             "captioner_request_seconds", "Time to answer", ["route"], buckets=SECONDS, registry=self.registry
         )
-        self.errors = Counter("captioner_errors", "Photos without caption, by reason", ["kind"], registry=self.registry)
+        self.errors = Counter(
+            "captioner_errors",
+            "Photos, clips and requests without a result, by reason",
+            ["kind"],
+            registry=self.registry,
+        )
         self.reloads = Counter("captioner_reloads", "Reloads of the model", ["result"], registry=self.registry)
-        self.waiting = Gauge("captioner_queue_photos", "Photos that wait for a batch", registry=self.registry)
+        for result in ("ok", "failed"):
+            self.reloads.labels(result)  # an alert on its increase needs the zero
+        self.waiting = Gauge(
+            "captioner_queue_photos", "Photos that are read or wait for a batch", registry=self.registry
+        )
         self.batches = Histogram(
-            "captioner_batch_photos", "Photos in a batch", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
+            "captioner_batch_photos", "Photos in a batch", buckets=range(1, SEARCH_BATCH + 1), registry=self.registry
         )
         self.batch_seconds = Histogram(
             "captioner_batch_seconds", "Time of a batch", buckets=SECONDS, registry=self.registry
@@ -113,7 +124,9 @@ def log_requests() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # /metrics has the length of the queue
+    logging.getLogger("waitress.queue").setLevel(
+        logging.ERROR
+    )  # not a problem: requests wait for a thread for a moment
 
 
 def serve_separately(app: Flask) -> None:

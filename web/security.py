@@ -40,7 +40,7 @@ KEY_SCHEMES: dict[str, SecurityScheme | dict[str, Any]] = {
 
 
 def add_headers(app: Flask) -> None:
-    """Security headers on every answer.
+    """Security headers on every answer of the app.
 
     There is no CSRF protection: the service has no sessions and no state that a forged request could use or change.
     """
