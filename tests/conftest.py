@@ -19,8 +19,13 @@ def pytest_ignore_collect(collection_path, config):
     return True if files and all(slow) else None
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: tests also wait, for servers, browsers and kernels."""
+    return (os.cpu_count() or 1) + 1
+
+
 LONG = [
-    *("test_notebooks_encoders", "test_notebooks", "test_workers", "test_bulk_cluster"),
+    *("test_notebooks", "test_notebooks_encoders", "test_workers", "test_bulk_cluster"),
     *("test_access", "test_image_workers", "test_gallery", "test_export"),
 ]
 

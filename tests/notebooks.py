@@ -22,6 +22,7 @@ from captioning.network import export
 from captioning.training import languages
 
 compile_fast()
+export.SEARCH_BATCH = 1
 export.convert_search = only_default_width(export.convert_search)
 languages.SEVERAL_CAPTIONS = languages.Schedule(epochs=20, self_critical_epochs=0, batch_size=12)  # epochs are short
 """

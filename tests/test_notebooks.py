@@ -76,6 +76,9 @@ def test_an_interrupted_addition_of_a_language_is_finished(trained, tmp_path, mo
         (folder / name).unlink()
     write_manifest(folder)
     monkeypatch.setattr(languages, "SEVERAL_CAPTIONS", languages.Schedule(1, 0, 12))
+    encoder = (trained / "artifacts" / "encoder.tflite").read_bytes()
+    monkeypatch.setattr(export, "_convert_encoder", lambda _: encoder)  # it takes ten seconds, for the same result
+    monkeypatch.setattr(export, "SEARCH_BATCH", 1)
     monkeypatch.setattr(export, "convert_search", only_default_width(export.convert_search))
     monkeypatch.setattr(search, "compiled", lambda function, xla=False: backend.compiled(function))
     arguments = [str(trained / "scenes"), str(folder)]

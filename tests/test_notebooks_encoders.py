@@ -38,11 +38,14 @@ tf.config.run_functions_eagerly(True)  # for a few steps, compiling takes longer
 
 
 @pytest.mark.parametrize(
-    ("network", "size", "decoder"),
-    [("densenet201", 64, "lstm"), ("inceptionv3", 128, "transformer"), ("xception", 96, "attention")],
+    ("network", "size", "decoder", "fine_tuning"),
+    [("densenet201", 64, "lstm", 0), ("inceptionv3", 128, "transformer", 1), ("xception", 96, "attention", 1)],
 )
-def test_the_other_encoders_go_through_all_notebooks(network, size, decoder, tmp_path):
-    """With random weights and two steps in each of stages 1 and 2. One kernel for all notebooks starts faster."""
+def test_the_other_encoders_go_through_all_notebooks(network, size, decoder, fine_tuning, tmp_path):
+    """With random weights and two steps in each of stages 1 and 2. One kernel for all notebooks starts faster.
+
+    One encoder stays as it is.
+    """
     weights, artifacts = tmp_path / "first.weights.h5", tmp_path / "artifacts"
     randomise_normalisation(Encoder(network, image_size=size)).save(weights)
     dataset = draw_dataset(tmp_path / "scenes", images=20)
@@ -54,7 +57,13 @@ def test_the_other_encoders_go_through_all_notebooks(network, size, decoder, tmp
         **{"DATASET": str(dataset), "ARTIFACTS": str(artifacts), "ENCODER_WEIGHTS": str(weights)},
         **{"ENCODER": network, "IMAGE_SIZE": size, "MINIMUM_COUNT": 1, "DECODER": decoder},
         **{"UNITS": 16, "BATCH_SIZE": 8},
-        **{"EPOCHS": 1, "FINE_TUNING_EPOCHS": 1, "NARROW_UNITS": 0, "SELF_CRITICAL_EPOCHS": 0, "BEAM_WIDTHS": [3]},
+        **{
+            "EPOCHS": 1,
+            "FINE_TUNING_EPOCHS": fine_tuning,
+            "NARROW_UNITS": 0,
+            "SELF_CRITICAL_EPOCHS": 0,
+            "BEAM_WIDTHS": [3],
+        },
     }
     set_parameters = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
     notebooks = [nbformat.read(ROOT / f"{name}.ipynb", as_version=4) for name in NAMES]

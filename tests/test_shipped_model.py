@@ -28,10 +28,10 @@ def dataset(flickr8k):
 
 @pytest.fixture(scope="module")
 def features(generator, dataset):
-    """Of the first 200 development photos that have captions in all languages."""
+    """Of the first 100 development photos that have captions in all languages."""
     splits = [dataset.captions, *dataset.translations.values()]
     names = [name for name in dataset.captions["validation"] if all(name in split["validation"] for split in splits)]
-    photos = parallel_map(generator.prepare, [dataset.image_paths[name] for name in names[:200]])
+    photos = parallel_map(generator.prepare, [dataset.image_paths[name] for name in names[:100]])
     return dict(zip(names, generator.encode(np.stack(list(photos)))))
 
 

@@ -116,7 +116,7 @@ def convert_search(
         return tuple(found[name] for name in ("tokens", "log_probabilities", "scores", "attention") if name in found)
 
     shape = (decoder.regions, decoder.settings["depth"])
-    return {size: _convert(search, tf.TensorSpec((size, *shape), tf.float32)) for size in (1, SEARCH_BATCH)}
+    return {size: _convert(search, tf.TensorSpec((size, *shape), tf.float32)) for size in sorted({1, SEARCH_BATCH})}
 
 
 def quantized_encoder(encoder: Encoder) -> Callable[[np.ndarray], np.ndarray]:

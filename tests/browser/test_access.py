@@ -37,10 +37,6 @@ def result(page):
     page.mouse.move(1, 1)
 
 
-def error(page):
-    describe(page, BROKEN)
-
-
 def error_page(page):
     page.goto(page.url + "nowhere")
 
@@ -136,7 +132,6 @@ SIZES = """targets => targets.map(target => {
         empty,
         working,
         result,
-        error,
         error_page,
         many,
         gallery_empty,

@@ -103,8 +103,9 @@ def test_example_on_the_empty_page_is_what_the_model_says(visit, generator, lang
     expect(example.locator("b")).to_have_text(sentence(result.text))
     expect(example).to_contain_text(str(round(100 * result.confidence)))
     assert example.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)")
-    describe(page)
-    expect(example).to_be_hidden()
+    if language == "en":
+        describe(page)
+        expect(example).to_be_hidden()
 
 
 # On the way

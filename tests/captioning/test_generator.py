@@ -11,6 +11,7 @@ from helpers import ROOT, picture
 from PIL import Image
 
 from captioning.artifacts import EXPORTED, ArtifactError, write_manifest
+from captioning.cores import CPU_COUNT
 from captioning.exported import MODELS_IN_MEMORY, ExportedSearch, Hypotheses
 from captioning.generator import CaptionGenerator
 from captioning.images import ImageError
@@ -53,13 +54,9 @@ def test_batch_gives_what_single_photos_give(generator, path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [5, 10, 13])
-def test_batches_of_all_sizes_give_what_single_photos_give(generator, number):
-    """The search takes five photos together on each core, and the rest one by one.
-
-    Slow: it captions 28 photos twice.
-    """
-    photos = [picture(n) for n in range(number)]
+def test_many_photos_give_what_single_photos_give(generator):
+    """The search takes five photos together on each core, and the rest one by one. Slow: it captions each twice."""
+    photos = [picture(n) for n in range(5 * CPU_COUNT + 3)]
     alone = [generator.caption(photo).text for photo in photos]
     assert [caption.text for caption in generator.caption_batch(photos)] == alone
 

@@ -58,6 +58,7 @@ def test_folding_leaves_no_normalisation_after_a_convolution_and_changes_nothing
     np.testing.assert_allclose(network(images), encoder.backbone(images), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("encoder", ["mobilenet"], indirect=True)
 def test_weights_are_saved_in_half_precision(encoder, tmp_path):
     encoder.save(tmp_path / "encoder.weights.h5")
     assert [p.name for p in tmp_path.iterdir()] == ["encoder.weights.h5"]

@@ -26,6 +26,7 @@ def folder(keras_folder, tmp_path):
 
 
 def test_a_saved_model_can_be_loaded(folder, tiny_encoder):
+    """The languages share the layers of the first one."""
     encoder, decoders, tokenizers, config = load_model(folder)
     assert config["decoder"] == decoders["en"].name == "attention"
     assert config["encoder"] == encoder.network == "mobilenet"
@@ -33,10 +34,6 @@ def test_a_saved_model_can_be_loaded(folder, tiny_encoder):
     before, after = (ops.convert_to_numpy(e(PICTURES)) for e in (tiny_encoder, encoder))
     assert np.abs(after - before).mean() < 0.02 * np.abs(before).mean()
     assert read_pickle(folder / "history.pkl") == {"loss": [1.0]}
-
-
-def test_the_languages_share_the_layers_of_the_first_one(folder):
-    _, decoders, tokenizers, _ = load_model(folder)
     assert list(decoders) == list(tokenizers) == ["en", "de"]
     english, german = decoders.values()
     assert german.attention_lstm is english.attention_lstm
@@ -44,24 +41,18 @@ def test_the_languages_share_the_layers_of_the_first_one(folder):
     assert english.embedding.embeddings.shape == (len(tokenizers["en"]), 8)
 
 
-def test_saving_rounds_decoders_to_float16(folder, tmp_path):
+def test_saving_rounds_decoders_to_float16_and_deletes_what_was_exported(folder):
+    for name in EXPORTED:
+        (folder / name).write_bytes(b"made from earlier weights")
     encoder, decoders, tokenizers, config = load_model(folder)
     values = np.random.default_rng(0).normal(size=decoders["de"].embedding.embeddings.shape).astype("float32")
     decoders["de"].embedding.set_weights([values])
-    save_model(tmp_path / "again", encoder, decoders, tokenizers, {"loss": [0.5]}, config)
-    _, again, _, _ = load_model(tmp_path / "again")
+    save_model(folder, encoder, decoders, tokenizers, {"loss": [0.5]}, config)
+    assert not any((folder / name).exists() for name in EXPORTED)
+    _, again, _, _ = load_model(folder)
     np.testing.assert_array_equal(again["de"].embedding.get_weights()[0], values.astype("float16"))
     for before, after in zip(decoders["en"].get_weights(), again["en"].get_weights(), strict=True):
         np.testing.assert_allclose(before, after, atol=1e-3)
-
-
-def test_saving_deletes_what_was_exported_from_earlier_weights(folder):
-    for name in EXPORTED:
-        (folder / name).write_bytes(b"old")
-    encoder, decoders, tokenizers, config = load_model(folder)
-    save_model(folder, encoder, decoders, tokenizers, {"loss": [0.5]}, config)
-    assert not any((folder / name).exists() for name in EXPORTED)
-    load_model(folder)
 
 
 def test_an_interruption_leaves_the_old_model(folder, monkeypatch):

@@ -38,6 +38,7 @@ def share(word):
     return np.array([np.mean([word in caption.split() for caption in captions]) for captions in CAPTIONS.values()])
 
 
+@pytest.mark.parametrize("decoder", ["attention"], indirect=True)
 def test_it_is_ridge_regression_from_the_mean_of_the_regions(decoder):
     fit_word_prior(decoder, TOKENIZER, FEATURES, CAPTIONS)
     prior = np.exp(np.array(decoder.word_prior(ARRAY[:50])))[:, 0]
@@ -50,6 +51,7 @@ def test_it_is_ridge_regression_from_the_mean_of_the_regions(decoder):
         np.testing.assert_allclose(prior[:, TOKENIZER.word_index[word]], ratio[:50], rtol=1e-3)
 
 
+@pytest.mark.parametrize("decoder", ["attention"], indirect=True)
 def test_function_words_and_the_end_have_no_prior(decoder):
     fit_word_prior(decoder, TOKENIZER, FEATURES, CAPTIONS)
     prior = np.array(decoder.word_prior(ARRAY))
@@ -59,6 +61,7 @@ def test_function_words_and_the_end_have_no_prior(decoder):
     assert np.abs(prior).max() > 0.5
 
 
+@pytest.mark.parametrize("decoder", ["attention"], indirect=True)
 def test_a_lower_rank_is_the_best_approximation(decoder):
     fit_word_prior(decoder, TOKENIZER, FEATURES, CAPTIONS)
     whole = np.array(decoder.word_prior_output(decoder.word_prior_projection(MEANS)))

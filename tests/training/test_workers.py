@@ -135,11 +135,11 @@ def test_a_worker_that_is_killed_costs_only_time(two, tmp_path):
 
 @pytest.mark.slow
 def test_workers_that_do_not_meet_say_so(tmp_path):
-    """Slow: the first waits for five seconds."""
+    """Slow: the first waits for two seconds."""
     absent, unequal, taken = cluster(2), cluster(3), cluster(2)
     with socket.create_server(("127.0.0.1", int(taken[0].rpartition(":")[2]))):
         first, second, third, fourth = finish(
-            start(absent, 0, tmp_path / "first", timeout=5),
+            start(absent, 0, tmp_path / "first", timeout=2),
             start(unequal[:2], 0, tmp_path / "second"),
             start(unequal, 1, tmp_path / "third"),
             start(taken, 0, tmp_path / "fourth"),
