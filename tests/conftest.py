@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 for threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-    os.environ[threads] = "1"  # there are as many processes as cores
+    os.environ[threads] = "1"  # there are enough processes for all cores
 
 
 def pytest_ignore_collect(collection_path, config):
