@@ -335,6 +335,10 @@ document.addEventListener("input", (event) => {
 
 document.documentElement.classList.add("js");
 if (!captions.childElementCount) restore();
-captions.querySelectorAll(".photo").forEach(enhance);
+for (const card of captions.querySelectorAll(".photo")) {
+  try {
+    enhance(card);
+  } catch {} // a card that was kept by an older version of this page still has its text
+}
 
 export { captions, form, haveDownloaded };

@@ -446,6 +446,21 @@ def test_a_download_that_fails_loses_nothing(visit, answer, message):
 # Nothing is lost, nothing is kept
 
 
+def test_a_card_of_an_older_version_keeps_its_text_and_harms_no_other(visit):
+    page = visit()
+    describe(page, upload("old.png", picture(1)), upload("new.png", picture(2)))
+    page.get_by_label("Text to publish").first.fill("My own words.")
+    page.locator("body").evaluate(
+        """() => {
+            const [key] = Object.keys(sessionStorage).filter((key) => sessionStorage[key].includes("old.png"));
+            sessionStorage[key] = sessionStorage[key].replaceAll("copy-alt", "copied-once");
+        }"""
+    )
+    page.reload()
+    expect(page.get_by_label("Text to publish").first).to_have_value("My own words.")
+    expect(page.locator(".photo", has_text="new.png").get_by_role("button", name="Copy text")).to_be_visible()
+
+
 def test_reload_keeps_what_was_made(visit, caption):
     page = visit()
     describe(page, *[upload(f"{n}.png", picture(n)) for n in range(3)])
