@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import chain
@@ -121,7 +122,7 @@ def write_captions(results: Iterable[Result], kind: str, output: IO[str]) -> Non
         for path, caption, error in results:
             if kind == "coco":
                 if caption:
-                    rows.append({"image_id": coco_image_id(printable(path.name)), "caption": caption.text})
+                    rows.append({"image_id": coco_id(path), "caption": caption.text})
             elif caption:
                 alternatives = [alternative.to_dict() for alternative in caption.alternatives]
                 row = {"image": printable(path), **caption.to_dict(), "language": caption.language}
@@ -130,6 +131,10 @@ def write_captions(results: Iterable[Result], kind: str, output: IO[str]) -> Non
                 rows.append({"image": printable(path), "error": error})
         json.dump(rows, output, indent=2, ensure_ascii=False)
         output.write("\n")
+
+
+def coco_id(path: Path) -> int | str:
+    return coco_image_id(printable(path.name))
 
 
 def printable(path: str | Path) -> str:
@@ -305,6 +310,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--write-metadata is for photos, not for clips")
     if options.alternatives > 1 and (is_clip or options.format != "json"):
         parser.error("--alternatives is for photos, with --format json")
+    if options.format == "coco":
+        repeated = [image_id for image_id, number in Counter(map(coco_id, photos)).items() if number > 1]
+        if repeated:
+            parser.error(
+                f"--format coco needs different file names, but several photos would have the id {repeated[0]}"
+            )
     if not photos and not options.html:
         parser.error("no photos found in " + ", ".join(options.photos) if options.photos else "name photos or folders")
     try:

@@ -279,6 +279,7 @@ def test_page_that_cannot_be_read(in_process, tmp_path, capsys):
         ["x.jpg", "--in-place"],
         ["x.jpg", "--overwrite"],
         ["x.jpg", "--alternatives", "2"],
+        ["one/x.jpg", "two/x.png", "--format", "coco"],
         ["x.mp4", "--format", "json", "--alternatives", "2"],
         ["--html", "a"],
         ["x.jpg", "--html", "a", "--output", "b"],
