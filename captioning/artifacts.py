@@ -100,7 +100,7 @@ def sha256(path: Path) -> str:
 
 
 def write_manifest(folder: str | Path, exported: bool = False) -> None:
-    """Record size and SHA-256 of every file that ships, and of an exported model the SHA-256 of its source.
+    """Record size and SHA-256 of each file of the model, and for an exported model the SHA-256 of its source.
 
     The exported models are optional.
 

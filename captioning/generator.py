@@ -190,7 +190,8 @@ class CaptionGenerator:
 
         Raises:
             VideoError: the clip cannot be read or is too long.
-            ValueError: the beam width is out of range, or the model does not have the language.
+            ValueError: beam width or ``max_seconds`` is out of range, or the model does not have the language.
+            RuntimeError: no process can be started, or the one that reads the clip failed.
         """
         shots = []
         with _open_clip(path) as file:

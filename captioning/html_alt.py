@@ -55,8 +55,9 @@ class Image(NamedTuple):
 def find_images(page: bytes) -> list[Image]:
     """The images without alt text, in the order of the page.
 
-    Those with an empty alt text, with `role="presentation"` or with `aria-hidden="true"` are decoration: they are not
-    among them. The page is read in a process of its own, because some pages would keep a parser busy for hours.
+    Those with an empty alt text, with `role="presentation"` or `role="none"`, or with `aria-hidden="true"` are
+    decoration: they are left out. The page is read in a process of its own, because some pages would keep a parser busy
+    for hours.
 
     Raises:
         HtmlError: the page is too large, takes too long, or is no text.

@@ -5,8 +5,9 @@ with ImageWorkers() as workers:
     photo = workers.read(upload, size=224, preview=800)    # photo.image: uint8 (224, 224, 3)
 ```
 
-Processor time, wall time and memory are limited for each picture. A worker that exceeds a limit ends, a new one takes
-its place, and the caller gets an `ImageError`. Only Linux limits the memory; Windows cannot run this.
+Processor time, wall time and memory are limited for each picture. For one that exceeds a limit, the caller gets an
+`ImageError`. A worker that runs out of time ends, and a new one takes its place. Only Linux limits the memory; Windows
+cannot run this.
 
 The parent has a thread for each worker. The thread takes a picture from the queue, sends it to the worker, and waits
 for the answer. A worker imports only Pillow, NumPy and this package.

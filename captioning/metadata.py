@@ -55,7 +55,8 @@ def write_metadata(photo: Path, text: str, *, in_place: bool = False, overwrite:
         The fields that keep another text: "alt text", "description", "IPTC caption".
 
     Raises:
-        MetadataError: the file is of another format, or its metadata is damaged. It stays as it is.
+        MetadataError: the file is of another format, its metadata is damaged, there twice or too large, or it holds
+            several pictures. It stays as it is.
         OSError: a file cannot be read or written.
     """
     target = photo if in_place else photo.with_name(photo.name + ".xmp")
@@ -83,7 +84,7 @@ def embed(photo: bytes, text: str, overwrite: bool = False) -> tuple[bytes, list
     """The bytes of a photo with a text in its metadata, and the fields that keep another text.
 
     Raises:
-        MetadataError: not a JPEG, PNG, WebP or TIFF, or its metadata is damaged.
+        MetadataError: as for `write_metadata`.
     """
     kept: list[str] = []
     changed = False
