@@ -46,8 +46,8 @@ class CaptionQueue:
     A photo that arrives alone is computed by all cores together. If several wait, each core that is free takes an equal
     share of them as a batch, at most `SEARCH_BATCH`. All photos of a batch have the same options. If several groups
     wait, a batch has at most one photo of each: a request with many photos does not delay one with a single photo.
-    After `warm_up`, a request with the queue's own options does not wait for the model to load, not even while that for
-    other options is loaded. An exception fails its own batch only.
+    After `warm_up`, a request with the queue's own options does not wait for the model to load, and with two cores or
+    more not for that of other options either. An exception fails its own batch only.
 
     Args:
         beam_width, alternatives: as for `CaptionGenerator.caption`.
@@ -80,6 +80,7 @@ class CaptionQueue:
         self._waiting: list[_Request] = []
         self._coming = 0  # photos that are being read and have a place among those that wait
         self._running = 0  # batches
+        self._loading: list[dict[str, Any]] = []  # options whose model is being loaded
         self._changed = threading.Condition()
         self._closed = False
         self._worker = threading.Thread(target=self._work, name="captions", daemon=True)
@@ -179,10 +180,13 @@ class CaptionQueue:
     def _work(self) -> None:
         while batch := self._next_batch():
             alone = len(batch) == 1 and self._running == 1 and not self._waiting
-            if CPU_COUNT == 1 or (alone and self.generator.has_loaded(**batch[0].options)):
+            is_loaded = self.generator.has_loaded(**batch[0].options)
+            if CPU_COUNT == 1 or (alone and is_loaded):
                 self._answer(batch)
-            else:  # a model that must be loaded holds up one core, not the queue
-                on_one_core(self._answer, batch)
+                continue
+            if not is_loaded:  # that holds up one core, and photos with the same options
+                self._loading.append(batch[0].options)
+            on_one_core(self._answer, batch)
 
     def _next_batch(self) -> list[_Request]:
         """Wait for photos and a free core; an empty list when the queue is closed and all is done."""
@@ -199,13 +203,16 @@ class CaptionQueue:
 
     def _has_work(self) -> bool:
         """Whether a batch can be taken, or the queue has come to its end."""
-        return self._running < CPU_COUNT if self._waiting else self._closed and not self._running and not self._coming
+        if self._running < CPU_COUNT and any(request.options not in self._loading for request in self._waiting):
+            return True
+        return self._closed and not self._running and not len(self)
 
     def _take(self) -> list[_Request]:
         """Take a batch out of the waiting photos; groups that got their turn go to the end of the queue."""
-        if not self._waiting:
+        ready = [request for request in self._waiting if request.options not in self._loading]
+        if not ready:
             return []
-        candidates = [request for request in self._waiting if request.options == self._waiting[0].options]
+        candidates = [request for request in ready if request.options == ready[0].options]
         first_of_group = {request.group: request for request in reversed(candidates)}
         if len(first_of_group) > 1:
             candidates = [request for request in candidates if request is first_of_group[request.group]]
@@ -234,6 +241,8 @@ class CaptionQueue:
         finally:
             with self._changed:
                 self._running -= 1
+                if batch[0].options in self._loading:
+                    self._loading.remove(batch[0].options)
                 self._changed.notify_all()
             self.on_batch(len(batch), time.perf_counter() - start)
 

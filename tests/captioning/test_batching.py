@@ -165,6 +165,7 @@ def test_a_closed_queue_captions_what_is_being_read(queue):
     assert answer.result(20).text == "7"
 
 
+@pytest.mark.skipif(CPU_COUNT < 2, reason="one core does one thing at a time")
 def test_a_photo_whose_model_must_be_loaded_holds_up_nobody(queue):
     generator, loaded = Brightness(), threading.Event()
     caption_batch = generator.caption_batch
@@ -175,12 +176,13 @@ def test_a_photo_whose_model_must_be_loaded_holds_up_nobody(queue):
 
     generator.caption_batch = load_and_caption
     captions = queue(generator)
-    slow = captions.submit(grey(), beam_width=5)
+    slow = [captions.submit(grey(), beam_width=5)]
     wait_until(lambda: len(captions) == 0)
+    slow.append(captions.submit(grey(), beam_width=5))
     assert captions.submit(grey(7)).result(20).text == "7"
-    assert not slow.done()
+    assert not any(answer.done() for answer in slow)
     loaded.set()
-    assert slow.result(20)
+    assert all(answer.result(20) for answer in slow)
 
 
 def test_a_photo_that_nobody_waits_for_costs_no_batch(queue):
