@@ -1,6 +1,7 @@
 """The server: waitress with limits, and a clean stop."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import waitress
 import waitress.utilities
 from flask import Flask
 from waitress.buffers import ReadOnlyFileBasedBuffer
-from waitress.channel import ClientDisconnected, HTTPChannel
+from waitress.channel import HTTPChannel
 from waitress.receiver import ChunkedReceiver, FixedStreamReceiver
 from waitress.task import ErrorTask
 
@@ -106,9 +107,10 @@ class Nowhere:
 class BoundedChannel(HTTPChannel):
     """A connection.
 
-    It is closed when its request has not fully arrived, or its answer has not been read, after ``UPLOAD_TIMEOUT``; and
-    when the uploads of all connections together exceed the server's ``upload_limit`` (bytes), or the answers that
-    nobody has read its ``answer_limit``. Waitress itself closes one on which nothing has moved for two minutes.
+    It is closed when its request has not fully arrived, or its answer has not been read, after ``UPLOAD_TIMEOUT``. It
+    is also closed when it sends while the uploads of all connections together exceed the server's ``upload_limit``
+    (bytes), and when the unread answers together exceed its ``answer_limit`` and this one is the largest. Waitress
+    itself closes one on which nothing has arrived for two minutes.
     """
 
     error_task_class = Refusal
@@ -146,20 +148,26 @@ class BoundedChannel(HTTPChannel):
 
     def write_soon(self, data: Any) -> int:
         """Called by the thread that answers."""
-        buffers = [b for c in list(self.server.active_channels.values()) for b in list(c.outbufs)]
-        held = sum(len(b) for b in buffers if not isinstance(b, ReadOnlyFileBasedBuffer))  # static files stay on disk
-        if held > self.server.answer_limit:
-            log_event("answer dropped", reason="too many unread answers")
-            raise ClientDisconnected
         if not self.total_outbufs_len:
             self.answering = time.monotonic()
+        unread = {channel: channel.unread() for channel in list(self.server.active_channels.values())}
+        if sum(unread.values()) > self.server.answer_limit:
+            max(unread, key=unread.__getitem__).answering = -math.inf  # the largest one ends
+            self.server.pull_trigger()
         return super().write_soon(data)
 
-    def handle_write(self) -> None:
+    def unread(self) -> int:
+        """Bytes in memory that the client has not read. Static files stay on the disk."""
+        return sum(len(buffer) for buffer in list(self.outbufs) if not isinstance(buffer, ReadOnlyFileBasedBuffer))
+
+    def writable(self) -> bool:
+        """Asked at least once a second, also while the client reads nothing."""
         if self.total_outbufs_len and time.monotonic() - self.answering > self.server.upload_timeout:
-            log_event("answer dropped", reason="read too slowly")
-            return self.handle_close()
-        super().handle_write()
+            too_many = self.answering == -math.inf
+            log_event("answer dropped", reason="too many unread answers" if too_many else "read too slowly")
+            self.handle_close()
+            return False
+        return super().writable()
 
     def send_continue(self) -> None:
         """Ask for the body, unless the request is refused already or has none."""
@@ -186,12 +194,15 @@ def run(server: Any, app: Flask, ready: str) -> None:
         signal.signal(number, stop)
     if hasattr(signal, "SIGHUP"):  # not on Windows
         reload = reload_in_background(app)
-        has_terminal = os.isatty(0)
         signal.signal(signal.SIGHUP, lambda *_: stop() if has_terminal and not os.isatty(0) else reload.set())
 
     print(ready, flush=True)  # now that signals are handled
 
+    has_terminal = False
+
     def turn() -> None:
+        nonlocal has_terminal
+        has_terminal = os.isatty(0)  # only the loss of a terminal stops the server, not its absence
         server.asyncore.loop(timeout=1, use_poll=True, map=server._map, count=1)
 
     while not stopping.is_set():

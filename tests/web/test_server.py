@@ -64,17 +64,24 @@ def test_uploads_of_all_connections_together_are_limited(small_app):
 
 
 def test_answers_that_nobody_reads_are_limited(small_app):
+    """The largest one ends, and others get theirs."""
     small_app.add_url_rule("/large", view_func=lambda: bytes(2**25))
-    ask = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
-    with Serving(small_app) as (server, address), connect(address) as first, connect(address) as second:
+    with Serving(small_app) as (server, address), connect(address) as greedy:
         server.answer_limit = 2**20
-        first.sendall(ask)
+        greedy.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
         wait_until(lambda: any(c.total_outbufs_len > 2**20 for c in list(server.active_channels.values())))
-        second.sendall(ask)
-        assert second.makefile("rb").read() == b""
-        first.close()
-        wait_until(lambda: not server.active_channels)
         assert upload(address) == 200
+        wait_until(lambda: not server.active_channels)
+        assert len(greedy.makefile("rb").read()) < 2**25
+
+
+def test_an_answer_that_is_not_read_ends(small_app):
+    small_app.add_url_rule("/large", view_func=lambda: bytes(2**25))
+    with Serving(small_app) as (server, address), connect(address) as idle:
+        server.upload_timeout = 0.5
+        idle.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_until(lambda: server.active_channels)
+        wait_until(lambda: not server.active_channels)
 
 
 def test_an_answer_that_is_read_slowly_ends(small_app):
