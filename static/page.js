@@ -74,7 +74,7 @@ async function send(job) {
   if (!active.has(job)) return; // cancelled
   const body = new FormData();
   body.append("image", file, file.name);
-  job.abort = upload(job.action, body, "document", {
+  job.abort = upload(job.action, body, "document", true, {
     progress(share) {
       text.textContent = texts.sending;
       bar.value = share;
@@ -184,9 +184,10 @@ function enhance(card) {
     button.addEventListener("click", () => {
       choose(card, choice);
       const isOwn = field.value.trim() && !sentences.includes(field.value);
-      if (isOwn && !confirm(texts.replace)) return;
-      field.value = sentences[index];
-      edited.delete(card);
+      if (!isOwn || confirm(texts.replace)) {
+        field.value = sentences[index];
+        edited.delete(card);
+      }
       save(card);
     });
   }
@@ -274,14 +275,21 @@ function restore() {
 guardEdits(() => active.size || unsaved.size);
 
 results.addEventListener("submit", async (event) => {
+  const sent = textsOf([...captions.querySelectorAll(".photo:has(textarea)")]);
   const problem = await download(event, new FormData(results));
   document.querySelector("#note").textContent = problem ?? "";
-  if (!problem) haveDownloaded([...captions.children]);
+  if (!problem) haveDownloaded(sent);
 });
 
-/** The texts of these cards are in a file now. */
-function haveDownloaded(cards) {
-  for (const card of cards) {
+const textOf = (card) => card.querySelector("textarea").value;
+
+/** Card → its text now. */
+const textsOf = (cards) => new Map(cards.map((card) => [card, textOf(card)]));
+
+/** These texts, as from `textsOf`, are in a file now. Some cards may have another one by then. */
+function haveDownloaded(sent) {
+  for (const [card, text] of sent) {
+    if (textOf(card) !== text) continue;
     edited.delete(card);
     if (!kept.has(card)) unsaved.delete(card);
   }
@@ -341,4 +349,4 @@ for (const card of captions.querySelectorAll(".photo")) {
   } catch {} // a card that was kept by an older version of this page still has its text
 }
 
-export { captions, form, haveDownloaded };
+export { captions, form, haveDownloaded, textsOf };

@@ -76,12 +76,13 @@ export function secondsToWait(retryAfter, wait) {
 }
 
 /**
- * Sends a form with files, again if the server is too busy or does not answer. Gives a function that cancels it.
+ * Sends a form with files, again if the server is too busy. Gives a function that cancels it.
  *
+ * @param {boolean} lost whether to send it again also if there was no answer
  * @param {object} hooks progress(share) while it is sent, sent() afterwards (optional), wait() before
  *   another try, and answer(request) at the end, also without an answer
  */
-export function upload(address, body, responseType, { progress, sent, wait, answer }) {
+export function upload(address, body, responseType, lost, { progress, sent, wait, answer }) {
   let request;
   let timer;
   const send = (tries) => {
@@ -92,7 +93,7 @@ export function upload(address, body, responseType, { progress, sent, wait, answ
     request.upload.onload = sent;
     request.onload = request.onerror = () => {
       const seconds = secondsToWait(request.getResponseHeader("Retry-After"), 2 ** (tries - 1));
-      const busy = !request.status || BUSY.includes(request.status);
+      const busy = request.status ? BUSY.includes(request.status) : lost;
       if (!busy || tries === TRIES || !seconds) return answer(request);
       wait();
       timer = setTimeout(send, 1000 * seconds, tries + 1);

@@ -44,7 +44,7 @@ async function send(current) {
   const body = new FormData();
   body.append("video", current.file, current.file.name);
   const language = form.querySelector("select")?.value;
-  current.abort = upload(form.action + (language ? `?language=${language}` : ""), body, "json", {
+  current.abort = upload(form.action + (language ? `?language=${language}` : ""), body, "json", false, {
     progress: (share) => show(texts.sending, share),
     wait: () => show(texts.waiting, 0),
     answer({ status, response }) {

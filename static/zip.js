@@ -1,7 +1,7 @@
 // Downloads the photos of this tab with the texts written into them, as one ZIP file for each request that the server
 // accepts.
 
-import { captions, form, haveDownloaded } from "./page.js";
+import { captions, form, haveDownloaded, textsOf } from "./page.js";
 import { fill, isUnreadable, problemIn, saveFile, texts } from "./shared.js";
 
 const zip = document.querySelector("#zip");
@@ -19,13 +19,14 @@ async function downloadPhotos() {
   for (const [index, group] of groups.entries()) {
     zip.textContent = status.textContent = fill(texts.zipping, { number: index + 1, total: groups.length });
     const body = new FormData();
+    const sent = textsOf(group);
     for (const card of group) {
       if (await isUnreadable(card.file)) {
         note.textContent = `${card.file.name}: ${texts.unreadable}`;
         return false;
       }
       body.append("image", card.file, card.file.name);
-      body.append("text", card.querySelector("textarea").value);
+      body.append("text", sent.get(card));
     }
     const response = await fetch(zip.dataset.url, { method: "POST", body }).catch(() => null);
     const blob = response?.ok && (await response.blob().catch(() => null));
@@ -34,7 +35,7 @@ async function downloadPhotos() {
       return false;
     }
     saveFile(blob, groups.length > 1 ? `photos-${index + 1}.zip` : "photos.zip");
-    haveDownloaded(group);
+    haveDownloaded(sent);
   }
   return groups.length > 0;
 }

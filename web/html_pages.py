@@ -22,7 +22,7 @@ from captioning.site import Missing, Site, read_site
 from captioning.text import sentence
 from web.language import caption_language
 from web.photo_downloads import zip_entry
-from web.uploads import Options, enqueue, limited, refuse_full, wait
+from web.uploads import Options, enqueue, limited, refuse_without_process, wait
 
 THUMBNAIL = 160  # pixels of the longer side
 MAX_LINK = 1_400_000  # bytes of a file in a link; browsers refuse to save links of more than two million letters
@@ -59,8 +59,8 @@ def draft_site() -> str | tuple[str, int]:
             site = read_site(uploads)
     except HtmlError as error:
         return render_template("html.html", error=_(str(error)), chosen=language), 422
-    except OSError:  # no process can be started
-        refuse_full()
+    except OSError:
+        refuse_without_process()
     found = caption_files(site, language)
     reports, changed = [], {}
     for page in site.pages:

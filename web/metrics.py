@@ -124,9 +124,8 @@ def log_requests() -> None:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    logging.getLogger("waitress.queue").setLevel(
-        logging.ERROR
-    )  # not a problem: requests wait for a thread for a moment
+    # Requests that wait a moment for a thread are no problem.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
 
 def serve_separately(app: Flask) -> None:

@@ -12,7 +12,7 @@ from flask_openapi import OpenAPI
 from werkzeug.datastructures import FileStorage
 
 from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
-from web.uploads import limited, refuse_full, refuse_late, seconds_left, several_uploads
+from web.uploads import limited, refuse_late, refuse_without_process, seconds_left, several_uploads
 
 downloads = threading.Semaphore(4)  # limits how many ZIP files are made at a time
 
@@ -41,6 +41,9 @@ def zip_photos(files: list[FileStorage], texts: list[str]) -> bytes:
     writer = WorkerProcess("captioning.metadata", cpu_seconds=5, wall_seconds=20, memory=10**9)
     try:
         writer.start()
+    except OSError:
+        refuse_without_process()
+    try:
         with zipfile.ZipFile(target, "w") as archive:  # photos are compressed already
             for file, text in zip(files, texts, strict=True):
                 if not seconds_left():
@@ -54,8 +57,6 @@ def zip_photos(files: list[FileStorage], texts: list[str]) -> bytes:
                 archive.writestr(zip_entry(name), photo)
                 if sidecar:
                     archive.writestr(zip_entry(f"{name}.xmp"), sidecar)
-    except OSError:  # no process can be started
-        refuse_full()
     except (OutOfTime, ProcessLost, MemoryError, ValueError):
         abort(422, _("The text cannot be written into %(name)s. Remove this photo and try again.", name=name))
     finally:

@@ -63,9 +63,10 @@ def load_settings(config: Config, root: Path) -> None:
             value = "" if name == "API_KEYS" else f"={config[name]!r}"  # keys stay out of the log
             example = EXAMPLES.get(name, repr(default))
             raise ValueError(f"{PREFIX}{name}{value} is not understood. An example: {example}.")
-    for name in ("QUEUE_LENGTH", "MAX_FORM_PARTS"):
-        if config["MAX_PHOTOS"] > config[name]:
-            raise ValueError(f"{PREFIX}MAX_PHOTOS is larger than {PREFIX}{name}: such a request would be refused.")
+    if config["MAX_PHOTOS"] > config["QUEUE_LENGTH"]:
+        raise ValueError(f"{PREFIX}MAX_PHOTOS is larger than {PREFIX}QUEUE_LENGTH: such a request would find no room.")
+    if config["MAX_PHOTOS"] + 2 > config["MAX_FORM_PARTS"]:  # the page sends its language and an empty file too
+        raise ValueError(f"{PREFIX}MAX_FORM_PARTS must be at least {config['MAX_PHOTOS'] + 2} for {PREFIX}MAX_PHOTOS.")
 
 
 def _is_valid(name: str, value: Any, default: Any) -> bool:
@@ -79,7 +80,7 @@ def _is_valid(name: str, value: Any, default: Any) -> bool:
     if name == "API_KEYS":  # visible ASCII characters, which any client can send in a header
         return isinstance(value, list) and all(isinstance(k, str) and re.fullmatch("[!-~]+", k) for k in value)
     if name == "ALLOWED_ORIGINS":  # as browsers send them
-        origin = re.compile(r"https?://[^/\s*]+")
+        origin = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*A-Z]+")
         return isinstance(value, list) and all(isinstance(site, str) and origin.fullmatch(site) for site in value)
     if isinstance(value, bool) or not isinstance(value, (int, float) if name in SECONDS else int):
         return False

@@ -235,6 +235,11 @@ def refuse_full() -> NoReturn:
     refuse_busy("queue full", _("Too many photos are waiting. Please try again in a moment."))
 
 
+def refuse_without_process() -> NoReturn:
+    """Answer 503: the system starts no process that reads untrusted files."""
+    refuse_busy("no worker", _("This server cannot start a process. Try again in a moment, or tell its operator."))
+
+
 def refuse_busy(kind: str, message: str) -> NoReturn:
     """Answer 503, and count it under ``kind``."""
     current_app.extensions["metrics"].errors.labels(kind).inc()

@@ -1,10 +1,11 @@
-// Opens the pages without a connection. Everything comes from the server as long as it answers, so that nobody gets old
-// code; what it answered last is kept for the time without it. Answers with photos or captions are never kept.
+// Opens the pages without a connection. A page comes from the server if that answers in time, and then so does its code.
+// What the server answered last is kept for the time without it. Answers with photos or captions are never kept.
 
 const PAGES = ["/", "/gallery"];
 const FILES = ["/static/gallery/thumbnailer.js"]; // that only scripts name
 const NAME = "pages";
-const WAIT = 8000; // milliseconds for an answer, if there is one that was kept
+const WAIT = 8000; // milliseconds for a page, if there is one that was kept
+let away = 0; // when the server had not answered for the latest page
 
 /** Keeps the pages and every file that they need. */
 async function fill() {
@@ -31,17 +32,21 @@ addEventListener("fetch", (event) => {
 });
 
 async function answer(event, path, keep) {
-  const fetched = fetch(event.request).catch(() => null);
+  const isPage = event.request.mode === "navigate";
   const kept = await caches.match(path, { cacheName: NAME, ignoreVary: true }).catch(() => null);
+  if (kept && !isPage && Date.now() - away < WAIT) return kept; // files of a page that was kept
+  const fetched = fetch(event.request).catch(() => null);
   const late = new Promise((resolve) => setTimeout(resolve, WAIT, null));
-  const response = await (kept ? Promise.race([fetched, late]) : fetched);
+  const response = await (kept && isPage ? Promise.race([fetched, late]) : fetched);
   if (response && ![502, 503, 504].includes(response.status)) {
     const copy = response.clone();
     if (response.ok && keep) event.waitUntil(caches.open(NAME).then((cache) => cache.put(path, copy)).catch(() => {})); // no room
+    if (isPage) away = 0;
     return response;
   }
   if (!kept) return response ?? Response.error();
-  if (event.request.mode !== "navigate") return kept;
+  if (!isPage) return kept;
+  away = Date.now();
   const html = (await kept.text()).replace("<html", "<html data-kept");
   return new Response(html, { headers: kept.headers });
 }

@@ -78,10 +78,9 @@ export class Cards {
 
   /** Shows the small copy of a photo that another tab has stored by now. */
   async showAgain(id) {
+    if (addresses.has(id) && !(await addresses.get(id))) addresses.delete(id);
     const image = this.#cards.get(id)?.querySelector("img");
-    if (!image || image.hasAttribute("src")) return;
-    if (!(await thumbnail(id))) forgetThumbnail(id);
-    showThumbnail(image, id);
+    if (image && !image.hasAttribute("src")) showThumbnail(image, id);
   }
 
   /** Gives whether there is a card to focus. */

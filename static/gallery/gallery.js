@@ -48,6 +48,7 @@ async function add(items) {
     if (known.has(key)) continue;
     known.add(key);
     if (failed.has(key)) {
+      forgetThumbnail(failed.get(key));
       drop(failed.get(key));
       files.delete(failed.get(key));
     }
@@ -93,7 +94,6 @@ function put(photo) {
 
 function drop(id) {
   photos.delete(id);
-  forgetThumbnail(id);
   removePhoto(id).then(() => announceChange(id));
   schedule();
 }
@@ -132,7 +132,10 @@ find("#cancel").addEventListener("click", () => sender.cancel());
 
 find("#again").addEventListener("click", () => {
   const items = [...files.values()];
-  for (const { id } of items) drop(id);
+  for (const { id } of items) {
+    forgetThumbnail(id); // it is made again
+    drop(id);
+  }
   send(items);
 });
 
@@ -308,6 +311,7 @@ find("#export").addEventListener("submit", async (event) => {
 find("#discard").addEventListener("click", () => {
   const failed = [...photos.values()].filter((photo) => photo.error);
   for (const { id } of failed) {
+    forgetThumbnail(id);
     drop(id);
     files.delete(id);
   }

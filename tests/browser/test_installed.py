@@ -107,7 +107,8 @@ def test_opens_when_the_network_is_up_but_nothing_answers(page, site):
     page.goto(address)
     installed(page)
     site.stop()
-    with server.bind("127.0.0.1", site.port):
+    with server.bind("127.0.0.1", site.port) as listener:
+        listener.listen()  # the system takes connections, and nobody answers
         page.goto(address)
         expect(page.get_by_text("Choose photos")).to_be_visible()
         expect(page.locator("#offline")).to_be_visible()

@@ -138,7 +138,7 @@ def test_a_focused_field_is_not_behind_the_clip(visit):
     page.locator("body").evaluate("() => scrollTo(0, document.body.scrollHeight)")
     for _ in range(4):
         page.keyboard.press("Shift+Tab")
-        page.wait_for_timeout(200)
+        page.wait_for_timeout(500)
         top = page.locator(":focus").bounding_box()["y"]
         assert top >= page.locator("#result figure").evaluate("figure => figure.getBoundingClientRect().bottom")
 

@@ -26,6 +26,20 @@ def test_photos_with_edited_texts(visit, caption):
     assert archive.read("two.png") == embed(picture(2), "A text by a person.")[0]
     assert sorted(archive.namelist()) == ["one.png", "two.png"]
     expect(page.get_by_role("button", name="Photos with text (ZIP)")).to_be_visible()
+    held = []
+    page.route("**/photos.zip", lambda route: held.append(route))
+    with page.expect_request("**/photos.zip"):
+        page.get_by_role("button", name="Photos with text (ZIP)").click()
+    card.locator("textarea").fill("A later text.")
+    with page.expect_download():
+        held[0].continue_()
+    page.get_by_role("link", name="Start again").click()  # the question is answered with no
+    expect(card.locator("textarea")).to_have_value("A later text.")
+    card.locator("textarea").fill("A text by a person.")
+    page.unroute("**/photos.zip")
+    with page.expect_download():
+        page.get_by_role("button", name="Photos with text (ZIP)").click()
+    expect(page.get_by_role("button", name="Photos with text (ZIP)")).to_be_visible()
     page.get_by_role("link", name="Start again").click()  # without a question
     expect(page.locator(".photo")).to_have_count(0)
 

@@ -24,10 +24,13 @@ def test_the_environment_replaces_defaults(make_app, monkeypatch):
         *[("RATE_LIMIT", "600"), ("ALLOWED_ORIGINS", "https://a.org"), ("BEAM_WIDTH", "11")],
         ("REQUEST_TIMEOUT", "Infinity"),
         ("MAX_PHOTOS", "65"),
-        ("MAX_FORM_PARTS", "19"),
+        ("MAX_FORM_PARTS", "21"),
         ("API_KEY", '["misspelt"]'),
         ("ARTIFACTS_DIR", "elsewhere"),
-        *[("ALLOWED_ORIGINS", f'["{site}"]') for site in ("*", "example.org", "https://example.org/")],
+        *[
+            ("ALLOWED_ORIGINS", f'["{site}"]')
+            for site in ("*", "example.org", "https://example.org/", "https://Example.org")
+        ],
     ],
 )
 def test_a_wrong_setting_is_named(name, value, monkeypatch, capsys):

@@ -125,7 +125,7 @@ def test_photos_of_a_request_are_read_at_the_same_time(small_app, send, monkeypa
     monkeypatch.setattr(images, "submit", recorded)
     slow = picture(size=(3000, 3000))
     response = send(small_app, *[slow] * 6, to="/api/captions")
-    assert len(response.json["photos"]) == 6 and max(most) == CPU_COUNT
+    assert len(response.json["photos"]) == 6 and max(most) == min(CPU_COUNT, 6)
 
 
 # Hostile files

@@ -177,6 +177,7 @@ def test_a_job_that_ends_leaves_nothing(make_app, monkeypatch, how):
 
 
 def test_a_result_that_nobody_asks_for_is_forgotten(small_app, monkeypatch):
+    monkeypatch.setattr(video_jobs, "SWEEP", 0.1)
     url = start(small_app).json["url"]
     assert result(small_app, url)[-1].status_code == 200
     monkeypatch.setattr(video_jobs, "UNASKED", 0.1)
