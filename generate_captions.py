@@ -316,6 +316,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(
                 f"--format coco needs different file names, but several photos would have the id {repeated[0]}"
             )
+    if not photos and left_out:
+        return 1
     if not photos and not options.html:
         parser.error("no photos found in " + ", ".join(options.photos) if options.photos else "name photos or folders")
     try:

@@ -46,13 +46,13 @@ def test_what_is_no_photo_in_a_folder_is_left_out(tmp_path):
     assert find_photos([str(tmp_path)]) == ([tmp_path / "a.jpg", tmp_path / "folder.jpg" / "b.png"], [])
 
 
-def test_links_to_folders_are_followed_once(tmp_path):
+def test_links_to_folders_are_not_followed(tmp_path):
+    """What --in-place changes is in the folder that was named."""
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.jpg").write_bytes(b"")
-    (tmp_path / "one" / "up").symlink_to(tmp_path)
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "more").symlink_to(tmp_path / "one")
-    assert find_photos([str(tmp_path / "two")]) == ([tmp_path / "two" / "more" / "a.jpg"], [])
+    assert find_photos([str(tmp_path / "two")]) == ([], [])
 
 
 def test_a_folder_that_cannot_be_searched_is_an_error(in_process, tmp_path, monkeypatch, capsys):

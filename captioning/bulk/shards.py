@@ -74,8 +74,7 @@ class Shards:
             files.create_dir(folder, recursive=True)
             _write(mark, b"")
             for info in files.get_file_info(pyarrow.fs.FileSelector(folder)):
-                is_old = info.mtime_ns < time.time_ns() - UNFINISHED * 10**9  # not from a run that goes on
-                if info.base_name.startswith(".") and info.base_name != MARK and is_old:
+                if info.base_name.startswith(".") and info.base_name != MARK and _is_old(info):
                     files.delete_file(info.path)
         except (OSError, ValueError) as error:
             raise BulkError(f"cannot write to {self.output}: {error}") from None
@@ -143,6 +142,11 @@ class Shards:
     def _dataset(self) -> pyarrow.dataset.FileSystemDataset:
         files, folder = sources.locate(self.folder)
         return pyarrow.dataset.dataset(folder, schema=SCHEMA, format="parquet", filesystem=files)
+
+
+def _is_old(info: pyarrow.fs.FileInfo) -> bool:
+    """Whether an unfinished file is not from a run that goes on."""
+    return info.mtime_ns is not None and info.mtime_ns < time.time_ns() - UNFINISHED * 10**9
 
 
 def plan(found: pa.Table, shards: Shards, options: dict[str, Any], actors: int) -> list[pa.Table]:

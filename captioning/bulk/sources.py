@@ -149,7 +149,7 @@ def _walk(folder: str) -> list[str]:
         log.warning("left out: %s (%s)", error.filename, error.strerror)
 
     found = []
-    for path in files_below(folder, report):
+    for path in files_below(folder, report, links=True):
         try:
             path.encode()
             found.append(path)

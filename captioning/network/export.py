@@ -48,7 +48,7 @@ def export(folder: str | Path) -> None:
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
-    if not os.access(folder, os.W_OK):  # known only after minutes otherwise
+    if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):  # known only after minutes otherwise
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     encoder, searches, languages = convert_folder(folder)
     # The default beam width comes first, because the first one loads fastest.
