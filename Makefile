@@ -29,10 +29,7 @@ lint: .venv/dev
 	.venv/bin/mypy
 
 train: .venv/train
-	mkdir -p data
-	for n in 01-data-preparation 02-model-training 03-model-evaluation; do \
-	    .venv/bin/papermill -r DATASET "$(DATASET)" $$n.ipynb data/$$n.ipynb || exit 1; \
-	done
+	.venv/bin/python -m captioning.training.run -p DATASET "$(DATASET)"
 
 lock: .venv/dev
 	.venv/bin/uv pip compile --quiet --no-strip-extras requirements-dev.txt -o requirements-dev.lock

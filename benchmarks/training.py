@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import captioning.network  # noqa: F401  # isort: skip  # before TensorFlow, whose settings it chooses
 import keras
 import numpy as np
 import tensorflow as tf

@@ -73,7 +73,8 @@ class Decoder(keras.Model):
         self.input_dropout = layers.Dropout(input_dropout)
         self.output_dropout = layers.Dropout(dropout)
         self.output_layer = layers.Dense(units, activation="tanh", name="output")
-        self.word_bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="word_bias")
+        bias = {"shape": (vocabulary_size,), "initializer": "zeros", "autocast": False}  # also in mixed precision
+        self.word_bias = self.add_weight(**bias, name="word_bias")
         self.word_prior_floor = word_prior_floor
         precision = keras.config.dtype_policy().variable_dtype  # that of the weights, even in mixed_bfloat16
         fitted = {"kernel_initializer": "zeros", "trainable": False, "dtype": precision}

@@ -38,7 +38,8 @@ def plot_attention(image: np.ndarray, words: Sequence[str], maps: Sequence[np.nd
     Args:
         image: (H, W, 3) uint8.
         words: the caption.
-        maps: one attention map (7, 7) per word, or None for a decoder without attention, which shows the photo alone.
+        maps: one attention map (rows, columns) per word, or None for a decoder without attention, which shows the photo
+            alone.
     """
     spotlight = LinearSegmentedColormap.from_list("spotlight", [(0, 0, 0, 0.7), (0, 0, 0, 0)])
     panels = [(" ".join(words), None)] + (list(zip(words, maps, strict=True)) if maps is not None else [])

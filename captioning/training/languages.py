@@ -122,7 +122,9 @@ def train_language(
 def fit_confidence(
     generator: CaptionGenerator, features: Features, train: Captions, validation: Captions, language: str
 ) -> list[float]:
-    """Slope and offset of the line from the mean probability of a caption's words to its confidence.
+    """Slope and offset of the line from the mean word probability of a caption to its confidence.
+
+    The mean is the geometric one, of the words and the end token.
 
     It is fitted to the `agreement` of captions with those of people, on every second validation photo. With fewer than
     `PHOTOS_FOR_A_SLOPE` of them, or if the slope is not positive, the confidence is the mean agreement for any caption.
@@ -150,7 +152,7 @@ def write_confidence(
         splits: language → ``"train"`` and ``"validation"`` → captions. Other languages keep their confidence.
     """
     generator = CaptionGenerator.load(folder)
-    others = generator.config.pop("confidence", {})  # without it, the confidence is the mean probability of a word
+    others = generator.config.pop("confidence", {})  # without it, the confidence is the mean word probability
     lines = {
         language: fit_confidence(generator, features, s["train"], s["validation"], language)
         for language, s in splits.items()
@@ -186,7 +188,7 @@ def add_languages(dataset_folder: str | Path, folder: str | Path) -> list[str]:
         train, validation = splits[language]["train"], splits[language]["validation"]
         decoders[language], tokenizers[language], _ = train_language(
             next(iter(decoders.values())), language, train, validation, features, views, work / language,
-            minimum_count=config["minimum_count"],
+            minimum_count=config["minimum_count"], seed=config["seed"],
             on_epoch=lambda epoch, values, _: print(epoch + 1, {k: round(v, 2) for k, v in values.items()}, flush=True),
         )  # fmt: skip
     history = artifacts.read_pickle(folder / artifacts.HISTORY)
@@ -204,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         new = add_languages(options.dataset, options.artifacts)
-    except (DatasetError, artifacts.ArtifactError) as error:
+    except (DatasetError, artifacts.ArtifactError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if new:

@@ -140,7 +140,7 @@ class Training:
             "seed": seed,
             "learning_rate": learning_rate,
             "features": [[sample_sum(view, train), view.sizes] for view in (features, *views)] if features else None,
-            "decoder": [checksum(decoder), decoder.count_params()],
+            "decoder": [decoder.get_config(), decoder.dtype_policy.name, checksum(decoder), decoder.count_params()],
             "encoder": None,
         }
         if encoder:
@@ -269,7 +269,10 @@ class Training:
         history: dict[str, list[float]] = {}
         if log.exists() and self.workers.index == 0:
             found = json.loads(log.read_text())
-            if found["settings"] == self.settings:
+            different = [key for key, value in _as_json(self.settings).items() if found["settings"].get(key) != value]
+            if different:
+                print(f"{self.folder}: other {', '.join(different)} than before, so this stage starts again")
+            else:
                 history = found["history"]
                 self._checkpoint.read(self._checkpoint_path(len(history["loss"]))).expect_partial()
         history = self._follow_first_worker(history)
@@ -335,6 +338,10 @@ class Training:
     def _checkpoint_path(self, epochs: int) -> str:
         """One of two files in turn, so that the log always names a complete one."""
         return str(self.folder / f"checkpoint-{epochs % 2}")
+
+
+def _as_json(settings: dict) -> dict:
+    return json.loads(json.dumps(settings))
 
 
 class Distillation(Training):

@@ -13,14 +13,14 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from captioning.training.run import ROOT, add_parameters, parameters_of, run_notebook
+
 # TensorFlow is imported where it is used: the command line only starts a notebook, and need not hold it in memory.
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOK = "02-model-training"
 TIMEOUT = 600  # seconds that the workers wait for each other at the start
 LOST = 30  # seconds after which a worker that does not answer counts as lost
@@ -171,25 +171,13 @@ def _read_config(text: str) -> tuple[list[str], int]:
     return addresses, index
 
 
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-
     parser = argparse.ArgumentParser(description="Train as one of several workers: runs notebook 02.")
     parser.add_argument("workers", help="HOST:PORT of each worker, separated by commas, the same list on all")
     parser.add_argument("index", type=int, help="which of them this one is; worker 0 keeps the checkpoints")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                        help="a setting of the notebook, as in docs/training.md")  # fmt: skip
+    add_parameters(parser)
     options = parser.parse_args(arguments)
-    parameters = {name: _value(value) for name, value in options.p}
     task = {"type": "worker", "index": options.index}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": options.workers.split(",")}, "task": task})
     try:
@@ -197,20 +185,8 @@ def main(arguments: list[str] | None = None) -> int:
     except WorkerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    notebook, executed = ROOT / f"{NOTEBOOK}.ipynb", ROOT / "data" / f"{NOTEBOOK}.{options.index}.ipynb"
-    executed.parent.mkdir(exist_ok=True)
-    try:
-        papermill.execute_notebook(notebook, executed, parameters, cwd=ROOT, kernel_name="python3")
-    except papermill.PapermillExecutionError as error:
-        if error.ename in ("WorkerError", "DatasetError", "ArtifactError"):
-            print(f"error: {error.evalue}", file=sys.stderr)
-            return 2
-        print(f"error: {error.ename}: {error.evalue}; see {executed}", file=sys.stderr)
-        return 1
-    except DeadKernelError:  # such as when memory is full
-        print(f"error: the process of {executed} was killed: start all workers again", file=sys.stderr)
-        return 1
-    return 0
+    executed = ROOT / "data" / f"{NOTEBOOK}.{options.index}.ipynb"
+    return run_notebook(NOTEBOOK, executed, parameters_of(options.p))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,79 @@
+"""Runs the notebooks in a terminal: shows what they print, and says in one line what goes wrong.
+
+    python -m captioning.training.run -p DATASET data/flickr8k
+
+runs all three, one after the other. The executed notebooks, with their figures, are then in ``data/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ("01-data-preparation", "02-model-training", "03-model-evaluation")
+
+
+def run_notebook(name: str, executed: Path, parameters: Mapping[str, Any]) -> int:
+    """Run a notebook and write it, with its outputs, to ``executed``; returns the exit code."""
+    import papermill  # slow to import
+    from nbclient.exceptions import DeadKernelError
+
+    executed.parent.mkdir(exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            ROOT / f"{name}.ipynb", executed, parameters, cwd=ROOT, kernel_name="python3", stdout_file=sys.stdout
+        )
+    except papermill.PapermillExecutionError as error:
+        if error.ename in ("WorkerError", "DatasetError", "ArtifactError"):
+            print(f"error: {error.evalue}", file=sys.stderr)
+            return 2
+        print(f"error: {error.ename}: {error.evalue}; see {executed}", file=sys.stderr)
+        return 1
+    except DeadKernelError:  # such as when memory is full
+        print(
+            f"error: the process of {executed} was killed. Start again, all workers if there are several: it goes on",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        print("stopped. Start again: it goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def add_parameters(parser: argparse.ArgumentParser) -> None:
+    """Add ``-p NAME VALUE``, as papermill has it."""
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                        help="a setting of the notebooks, as in docs/training.md")  # fmt: skip
+
+
+def parameters_of(settings: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Settings by name, numbers and lists as such."""
+    return {name: _value(text) for name, text in settings}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Make a model: run notebooks 01 to 03.")
+    add_parameters(parser)
+    parameters = parameters_of(parser.parse_args(arguments).p)
+    for name in NOTEBOOKS:
+        if code := run_notebook(name, ROOT / "data" / f"{name}.ipynb", parameters):
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
