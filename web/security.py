@@ -15,7 +15,7 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import Unauthorized
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from web.errors import API_PATHS
+from web.errors import is_api
 from web.schemas import Problem
 from web.uploads import RETRY_AFTER
 
@@ -108,7 +108,7 @@ def require_keys(app: OpenAPI) -> None:
         place = request.path.split("/")[1]
         if place in WITHOUT_KEY or request.method == "OPTIONS" or has_key(app.config["API_KEYS"]):
             return
-        scheme = "bearer" if place in API_PATHS else "basic"
+        scheme = "bearer" if is_api() else "basic"
         raise Unauthorized(
             _("This service needs a key. Ask its operator for one."),
             www_authenticate=WWWAuthenticate(scheme, {"realm": "Captioner"}),

@@ -269,7 +269,7 @@ class Training:
         history: dict[str, list[float]] = {}
         if log.exists() and self.workers.index == 0:
             found = json.loads(log.read_text())
-            different = [key for key, value in _as_json(self.settings).items() if found["settings"].get(key) != value]
+            different = [key for key, value in self.settings.items() if found["settings"].get(key) != value]
             if different:
                 print(f"{self.folder}: other {', '.join(different)} than before, so this stage starts again")
             else:
@@ -338,10 +338,6 @@ class Training:
     def _checkpoint_path(self, epochs: int) -> str:
         """One of two files in turn, so that the log always names a complete one."""
         return str(self.folder / f"checkpoint-{epochs % 2}")
-
-
-def _as_json(settings: dict) -> dict:
-    return json.loads(json.dumps(settings))
 
 
 class Distillation(Training):

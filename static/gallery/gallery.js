@@ -48,8 +48,7 @@ async function add(items) {
     if (known.has(key)) continue;
     known.add(key);
     if (failed.has(key)) {
-      forgetThumbnail(failed.get(key));
-      drop(failed.get(key));
+      dropForGood(failed.get(key));
       files.delete(failed.get(key));
     }
     last = Math.max(Date.now() + Math.random(), last + 1); // other tabs add photos too
@@ -98,6 +97,12 @@ function drop(id) {
   schedule();
 }
 
+/** As `drop`, for a photo that cannot come back. */
+function dropForGood(id) {
+  forgetThumbnail(id);
+  drop(id);
+}
+
 function showProgress() {
   const { done, total, failed, rate } = sender;
   const cancelled = !sender.busy && done < total; // while the small copies of others may still be made
@@ -132,10 +137,7 @@ find("#cancel").addEventListener("click", () => sender.cancel());
 
 find("#again").addEventListener("click", () => {
   const items = [...files.values()];
-  for (const { id } of items) {
-    forgetThumbnail(id); // it is made again
-    drop(id);
-  }
+  for (const { id } of items) dropForGood(id);
   send(items);
 });
 
@@ -311,8 +313,7 @@ find("#export").addEventListener("submit", async (event) => {
 find("#discard").addEventListener("click", () => {
   const failed = [...photos.values()].filter((photo) => photo.error);
   for (const { id } of failed) {
-    forgetThumbnail(id);
-    drop(id);
+    dropForGood(id);
     files.delete(id);
   }
   find("#again").hidden = true;
