@@ -32,6 +32,7 @@ from web import (
 from web.schemas import Problem
 
 ROOT = Path(__file__).parent
+ANOTHER = "Choose another: --host or --port of app.py, or make run PORT=…"
 
 
 def create_app(config: dict | None = None, generator: CaptionGenerator | None = None) -> Flask:
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         listener = server.bind(options.host, options.port)
     except (OSError, OverflowError) as error:
-        return fail(f"{options.host} port {options.port} {describe(error)}. Choose another with --host or --port.")
+        return fail(f"{options.host} port {options.port} {describe(error)}. {ANOTHER}")
     try:
         app = create_app()
     except ValueError as error:  # an ArtifactError, or a setting of the wrong kind
@@ -107,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         waitress_server = server.make_server(app, listener)
     except OSError as error:  # another program has begun to listen on the port since
-        return fail(f"{options.host} port {options.port} {describe(error)}. Choose another with --host or --port.")
+        return fail(f"{options.host} port {options.port} {describe(error)}. {ANOTHER}")
     host = f"[{options.host}]" if ":" in options.host else options.host
     server.run(waitress_server, app, f"Captioner ready at http://{host}:{listener.getsockname()[1]}")
     return 0

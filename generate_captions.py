@@ -305,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
     is_clip = options.format in CLIP_ONLY or any(path.suffix.lower() in CLIP_SUFFIXES for path in photos)
     if is_clip and (len(photos) != 1 or options.format not in (None, *CLIP_ONLY, "json")):
-        parser.error("a clip is captioned on its own, with --format vtt, srt or json")
+        parser.error("name one clip and nothing else, with --format vtt, srt or json")
     if is_clip and options.write_metadata:
         parser.error("--write-metadata is for photos, not for clips")
     if options.alternatives > 1 and (is_clip or options.format != "json"):
@@ -314,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         repeated = [image_id for image_id, number in Counter(map(coco_id, photos)).items() if number > 1]
         if repeated:
             parser.error(
-                f"--format coco needs different file names, but several photos would have the id {repeated[0]}"
+                f"--format coco: several photos would have id {repeated[0]}. Rename them, or give one folder at a time"
             )
     if not photos and left_out:
         return 1

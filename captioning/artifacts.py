@@ -40,7 +40,7 @@ class ArtifactError(ValueError):
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which these files never contain")
+            raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not allowed")
         return getattr(importlib.import_module(module.replace("numpy.core", "numpy._core")), name)
 
 
@@ -142,7 +142,7 @@ def check_manifest(folder: str | Path, for_training: bool = False) -> bool:
 
 def _check_manifest(folder: Path, for_training: bool) -> bool:
     if not folder.is_dir():
-        raise ArtifactError(f"there is no folder {folder}: {REMEDY}")
+        raise ArtifactError(f"there is no folder {folder}: check ARTIFACTS_DIR, or {REMEDY}")
     entries = _read_manifest(folder)
     exported = not for_training and any(name in entries or (folder / name).exists() for name in EXPORTED)
     required = EXPORTED if exported else (*KERAS, HISTORY)

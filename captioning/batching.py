@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -158,14 +158,14 @@ class CaptionQueue:
 
     def _arrive(self, request: _Request, photo: Future[Photo]) -> None:
         """Queue a photo that has been read."""
-        error = CancelledError() if photo.cancelled() else photo.exception()
+        error = None if photo.cancelled() else photo.exception()
         with self._changed:
             self._coming -= 1
-            if error is None:
+            if not (photo.cancelled() or error):
                 request.image = photo.result().image
                 self._waiting.append(request)
             self._changed.notify_all()
-        if isinstance(error, CancelledError):
+        if photo.cancelled():
             request.answer.cancel()
         elif error and request.answer.set_running_or_notify_cancel():
             request.answer.set_exception(error)
@@ -184,7 +184,7 @@ class CaptionQueue:
             if CPU_COUNT == 1 or (alone and is_loaded):
                 self._answer(batch)
                 continue
-            if not is_loaded:  # that holds up one core, and photos with the same options
+            if not is_loaded:
                 self._loading.append(batch[0].options)
             on_one_core(self._answer, batch)
 
@@ -203,13 +203,19 @@ class CaptionQueue:
 
     def _has_work(self) -> bool:
         """Whether a batch can be taken, or the queue has come to its end."""
-        if self._running < CPU_COUNT and any(request.options not in self._loading for request in self._waiting):
+        if self._running < CPU_COUNT and any(map(self._is_ready, self._waiting)):
             return True
         return self._closed and not self._running and not len(self)
 
+    def _is_ready(self, request: _Request) -> bool:
+        """Whether its model is in memory or may be loaded now. Loading leaves a core for the others."""
+        if self.generator.has_loaded(**request.options):
+            return True
+        return request.options not in self._loading and len(self._loading) < max(1, CPU_COUNT - 1)
+
     def _take(self) -> list[_Request]:
         """Take a batch out of the waiting photos; groups that got their turn go to the end of the queue."""
-        ready = [request for request in self._waiting if request.options not in self._loading]
+        ready = list(filter(self._is_ready, self._waiting))
         if not ready:
             return []
         candidates = [request for request in ready if request.options == ready[0].options]

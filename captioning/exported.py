@@ -62,7 +62,8 @@ class ExportedSearch:
         """The model for a language and a beam width, loaded at its first use."""
         which = language, beam_width
         with self._locks[which]:
-            model = self._models.pop(which, None) or Model(self._load(*which))
+            model = self._models.get(which) or Model(self._load(*which))
+            self._models.pop(which, None)
             self._models[which] = model
         for oldest in list(self._models)[:-MODELS_IN_MEMORY]:
             self._models.pop(oldest, None)

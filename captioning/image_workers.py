@@ -31,6 +31,10 @@ Order = tuple[bytes | Path, int, int | None]
 """What a worker is asked for: source, size and preview, as in `ImageWorkers.submit`."""
 
 
+class NoWorker(RuntimeError):
+    """The system starts no process."""
+
+
 class ImageWorkers:
     """A pool of worker processes that open pictures. Several threads may use it.
 
@@ -151,7 +155,7 @@ def _open(worker: WorkerProcess, order: Order) -> Photo | Exception:
             except ProcessLost as lost:
                 code = lost.code
     except OSError as error:
-        return RuntimeError(f"No image worker can be started: {error}.")
+        return NoWorker(f"No process can be started to read a photo: {error}.")
     return damaged() if code < 0 else RuntimeError(f"An image worker ended with exit code {code}.")
 
 

@@ -62,7 +62,15 @@ def write_metadata(photo: Path, text: str, *, in_place: bool = False, overwrite:
     target = photo if in_place else photo.with_name(photo.name + ".xmp")
     target = target.resolve()  # a link stays a link
     old = target.read_bytes() if in_place or target.exists() else None
-    new, kept = embed(old, text, overwrite) if in_place and old is not None else sidecar(old, text, overwrite)
+    if in_place and old is not None:
+        new, kept = embed(old, text, overwrite)
+    else:
+        try:
+            new, kept = sidecar(old, text, overwrite)
+        except MetadataError:
+            raise MetadataError(
+                f"{target.name} is damaged, so it was left as it is. Delete it and try again."
+            ) from None
     if new != old:
         with replace_file(target, "wb") as file:
             if old is not None:

@@ -58,7 +58,6 @@ class WorkerProcess:
         self.module, self.files = module, files
         self.cpu_seconds, self.wall_seconds, self.memory = cpu_seconds, wall_seconds, memory
         self.process: subprocess.Popen | None = None
-        self.ready = False
 
     def start(self) -> None:
         """Raises OSError if no process can be started."""

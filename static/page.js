@@ -3,7 +3,7 @@
 // replaces the preview. The cards are kept in sessionStorage, so that a reload loses nothing.
 
 import { saveStrip, showAttention } from "./attention.js";
-import { download, fill, guardEdits, isUnreadable, onDrop, onPaste, texts, upload } from "./shared.js";
+import { download, fill, guardEdits, isUnreadable, newName, onDrop, onPaste, texts, upload } from "./shared.js";
 import { offerSpeech, stopSpeech } from "./speech.js";
 
 const PARALLEL = 4; // photos sent at a time: the server captions them in one batch
@@ -17,9 +17,10 @@ const tools = results.querySelectorAll(".tools button");
 const status = document.querySelector("#status");
 const waitingText = document.querySelector("#waiting").content.querySelector(".caption").textContent;
 const storage = openStorage();
-const waiting = []; // {file, key, action, card, abort} in the order they came
+const note = document.querySelector("#note");
+const waiting = []; // {file, name, key, action, card, abort} in the order they came
 const active = new Set();
-const kept = new Map(); // card → {key, html}: its key in sessionStorage, and the HTML from the server
+const kept = new Map(); // card → {key, html, file}: its key in sessionStorage, the HTML from the server, `identity` of its file
 const unsaved = new Set(); // cards that are not in sessionStorage: they did not fit, or they came without script
 const edited = new Set(); // cards with a text of the visitor's own that was not downloaded
 let added = Number(savedKeys().at(-1)?.slice(6) ?? 0); // photos in this tab so far, including those from before a reload
@@ -33,7 +34,10 @@ function fromTemplate(id) {
 // Sending
 
 function add(files) {
-  const jobs = [...files].map((file) => ({ file, key: `photo ${(added += 1)}`, action: form.action }));
+  const fresh = [...files].filter((file) => !takeBack(file));
+  const taken = new Set([...captions.querySelectorAll(".photo")].map(nameOf));
+  const jobs = fresh.map((file) => ({ file, name: newName(file.name, taken), key: `photo ${(added += 1)}`, action: form.action }));
+  if (fresh.length < files.length) note.textContent = fill(texts.back, { count: files.length - fresh.length });
   if (!jobs.length) return;
   document.querySelector("main > .problem")?.remove();
   captions.append(...jobs.map(waitingCard));
@@ -44,11 +48,20 @@ function add(files) {
   next();
 }
 
+const identity = ({ name, size }) => `${size} ${name}`;
+
+/** Gives a file back to its card from before a reload. Gives whether there is such a card. */
+function takeBack(file) {
+  const [card] = [...kept].find(([card, about]) => !card.file && about.file === identity(file)) ?? [];
+  if (card) card.file = file;
+  return Boolean(card);
+}
+
 function waitingCard(job) {
   const card = (job.card = fromTemplate("waiting"));
   card.querySelector("img").src = URL.createObjectURL(job.file);
-  card.querySelector("progress").setAttribute("aria-label", fill(texts.progress, { name: job.file.name }));
-  nameCard(card, job.file.name);
+  card.querySelector("progress").setAttribute("aria-label", fill(texts.progress, { name: job.name }));
+  nameCard(card, job.name);
   card.querySelector(".remove").addEventListener("click", () => cancel(job));
   return card;
 }
@@ -57,6 +70,8 @@ function nameCard(card, name) {
   card.setAttribute("aria-label", name);
   card.querySelector(".name").textContent = name;
 }
+
+const nameOf = (card) => card.querySelector(".name").textContent;
 
 function next() {
   while (active.size < PARALLEL && waiting.length) send(waiting.shift());
@@ -73,7 +88,7 @@ async function send(job) {
   if (await isUnreadable(file)) return finish(job, failedCard(job, texts.unreadable));
   if (!active.has(job)) return; // cancelled
   const body = new FormData();
-  body.append("image", file, file.name);
+  body.append("image", file, job.name);
   job.abort = upload(job.action, body, "document", true, {
     progress(share) {
       text.textContent = texts.sending;
@@ -101,7 +116,7 @@ function answerCard(job, page) {
 function failedCard(job, problem) {
   const card = fromTemplate("failed");
   if (problem) card.querySelector("h2").textContent = problem;
-  nameCard(card, job.file.name);
+  nameCard(card, job.name);
   if (problem !== texts.large) {
     const again = card.querySelector(".again");
     again.hidden = false;
@@ -120,14 +135,14 @@ async function finish(job, card) {
   if (!active.delete(job)) return; // cancelled
   URL.revokeObjectURL(job.card.querySelector("img").src);
   if (card.querySelector("textarea")) {
-    kept.set(card, { key: job.key, html: card.outerHTML });
+    kept.set(card, { key: job.key, html: card.outerHTML, file: identity(job.file) });
     card.file = job.file; // for zip.js
     save(card);
   }
   replace(job.card, card);
   enhance(card);
   done += 1;
-  status.textContent = fill(texts.described, { done, total, name: job.file.name, caption: card.querySelector("h2").textContent });
+  status.textContent = fill(texts.described, { done, total, name: job.name, caption: card.querySelector("h2").textContent });
   next();
 }
 
@@ -152,9 +167,9 @@ function remove(card) {
   stopSpeech(card.querySelector(".speak"));
   storage.removeItem(kept.get(card)?.key);
   for (const cards of [kept, unsaved, edited]) cards.delete(card);
-  status.textContent = fill(texts.removed, { name: card.querySelector(".name").textContent });
+  status.textContent = fill(texts.removed, { name: nameOf(card) });
   card.remove();
-  (neighbour?.querySelector("textarea, button:not([hidden])") ?? form.querySelector("#photos")).focus();
+  (neighbour?.querySelector("textarea") ?? neighbour?.querySelector(".actions button:not([hidden])") ?? form.querySelector("#photos")).focus();
 }
 
 // A card with its caption: words, choices, copying, saving
@@ -248,10 +263,10 @@ function savedKeys() {
 }
 
 function save(card) {
-  const { key, html } = kept.get(card) ?? {};
+  const { key, html, file } = kept.get(card) ?? {};
   if (!key) return void unsaved.add(card); // the card is part of an answer to the form without script
   try {
-    storage.setItem(key, JSON.stringify({ html, text: card.querySelector("textarea").value, chosen: card.dataset.chosen }));
+    storage.setItem(key, JSON.stringify({ html, file, text: card.querySelector("textarea").value, chosen: card.dataset.chosen }));
     unsaved.delete(card);
   } catch {
     unsaved.add(card); // no room: the browser asks before it leaves the page
@@ -260,7 +275,7 @@ function save(card) {
 
 function restore() {
   for (const key of savedKeys()) {
-    const { html, text, chosen } = JSON.parse(storage.getItem(key));
+    const { html, file, text, chosen } = JSON.parse(storage.getItem(key));
     const card = new DOMParser().parseFromString(html, "text/html").querySelector(".photo");
     const field = card.querySelector("textarea");
     const sentences = [...card.querySelectorAll(".choices li span")].map((choice) => choice.textContent);
@@ -268,16 +283,23 @@ function restore() {
     field.value = text;
     if (chosen) card.dataset.chosen = chosen;
     captions.append(document.adoptNode(card));
-    kept.set(card, { key, html });
+    kept.set(card, { key, html, file });
   }
 }
 
-guardEdits(() => active.size || unsaved.size);
+let inside = false; // whether the latest click was on a link to a page of this site: the cards are kept then
+document.addEventListener("click", ({ target }) => (inside = target.closest("a")?.origin === location.origin), true);
+
+guardEdits(() => active.size || unsaved.size || (edited.size && !inside));
+
+addEventListener("online", () => {
+  for (const button of captions.querySelectorAll(".again:not([hidden])")) button.click();
+});
 
 results.addEventListener("submit", async (event) => {
   const sent = textsOf([...captions.querySelectorAll(".photo:has(textarea)")]);
   const problem = await download(event, new FormData(results));
-  document.querySelector("#note").textContent = problem ?? "";
+  note.textContent = problem ?? "";
   if (!problem) haveDownloaded(sent);
 });
 
@@ -299,8 +321,7 @@ document.querySelector("#clear").addEventListener("click", (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey) return; // another tab
   if (edited.size && !confirm(texts.discard)) return event.preventDefault();
   for (const { abort } of active) abort?.();
-  active.clear();
-  unsaved.clear();
+  for (const jobs of [active, unsaved, edited]) jobs.clear();
   storage.clear();
 });
 
@@ -318,7 +339,9 @@ for (const button of form.querySelectorAll(".samples button")) {
     event.preventDefault();
     const response = await fetch(button.firstElementChild.src).catch(() => null);
     const blob = response?.ok ? await response.blob() : new Blob();
+    const focused = document.activeElement === button;
     add([new File([blob], `${button.value}.webp`, { type: blob.type })]);
+    if (focused) form.querySelector("#photos").focus({ preventScroll: true }); // the drawings are hidden now
   });
 }
 
@@ -349,4 +372,4 @@ for (const card of captions.querySelectorAll(".photo")) {
   } catch {} // a card that was kept by an older version of this page still has its text
 }
 
-export { captions, form, haveDownloaded, textsOf };
+export { captions, form, haveDownloaded, nameOf, note, textsOf };

@@ -16,6 +16,15 @@ export function saveFile(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
+/** A name that is not in `taken`, with a number if need be, and adds it: image.png, image (2).png, … */
+export function newName(name, taken) {
+  const [, stem, suffix] = name.match(/^(.*?)(\.[^./]*)?$/s);
+  let fresh = name;
+  for (let number = 2; taken.has(fresh); number += 1) fresh = `${stem} (${number})${suffix ?? ""}`;
+  taken.add(fresh);
+  return fresh;
+}
+
 /** Whether the browser cannot read a file: a folder, or one that was changed, moved or deleted since it was chosen. */
 export const isUnreadable = (file) => file.slice(0, 1).arrayBuffer().then(() => false, () => true);
 

@@ -3,8 +3,9 @@
 
 import { fill, guardEdits, isUnreadable, onDrop, saveFile, sentence, texts, upload } from "./shared.js";
 
-const POLL = 1000; // milliseconds between two questions; a job that nobody asks about for 30 s ends
-const TRIES = 25; // questions without an answer
+const POLL = 1000; // milliseconds between two questions; a job that nobody asks about for two minutes ends
+const TRIES = 60; // questions without an answer
+const PATIENCE = 20_000; // milliseconds for an answer
 const secondsFormat = new Intl.NumberFormat(document.documentElement.lang, { minimumIntegerDigits: 2, minimumFractionDigits: 1 });
 
 const find = (selector) => document.querySelector(selector);
@@ -34,6 +35,7 @@ function caption(file) {
   work.hidden = false;
   work.querySelector(".name").textContent = file.name;
   job = { file };
+  status.textContent = ""; // so that the first stage is announced again
   show(texts.sending, 0);
   send(job);
 }
@@ -57,7 +59,7 @@ async function send(current) {
 }
 
 async function ask(current, failures = 0) {
-  const response = await fetch(`${current.url}?thumbnails=true`).catch(() => null);
+  const response = await fetch(`${current.url}?thumbnails=true`, { signal: AbortSignal.timeout(PATIENCE) }).catch(() => null);
   const answer = await response?.json().catch(() => null);
   if (job !== current) return;
   if (answer?.state === "done") return finish(current, null, answer.segments);

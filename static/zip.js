@@ -1,12 +1,11 @@
 // Downloads the photos of this tab with the texts written into them, as one ZIP file for each request that the server
 // accepts.
 
-import { captions, form, haveDownloaded, textsOf } from "./page.js";
+import { captions, form, haveDownloaded, nameOf, note, textsOf } from "./page.js";
 import { fill, isUnreadable, problemIn, saveFile, texts } from "./shared.js";
 
 const zip = document.querySelector("#zip");
 const label = zip.textContent;
-const note = document.querySelector("#note");
 const status = document.querySelector("#status");
 let writing = false;
 
@@ -22,10 +21,10 @@ async function downloadPhotos() {
     const sent = textsOf(group);
     for (const card of group) {
       if (await isUnreadable(card.file)) {
-        note.textContent = `${card.file.name}: ${texts.unreadable}`;
+        note.textContent = `${nameOf(card)}: ${texts.unreadable}`;
         return false;
       }
-      body.append("image", card.file, card.file.name);
+      body.append("image", card.file, nameOf(card));
       body.append("text", sent.get(card));
     }
     const response = await fetch(zip.dataset.url, { method: "POST", body }).catch(() => null);

@@ -36,7 +36,7 @@ def test_port_in_use(capsys):
         assert app.main(["--port", str(port)]) == 2
     assert capsys.readouterr().err == (
         f"Captioner cannot start: 127.0.0.1 port {port} is used by another program. "
-        "Choose another with --host or --port.\n"
+        "Choose another: --host or --port of app.py, or make run PORT=…\n"
     )
 
 

@@ -227,7 +227,7 @@ def test_metadata_that_cannot_be_written(in_process, tmp_path, capsys):
     Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
     (tmp_path / "a.jpg.xmp").write_text("not XMP")
     assert in_process([str(tmp_path / "a.jpg"), "--write-metadata"]) == 1
-    assert "a.jpg: The metadata of the file is damaged" in capsys.readouterr().err
+    assert "a.jpg: a.jpg.xmp is damaged" in capsys.readouterr().err
     (tmp_path / "a.jpg.xmp").unlink()
     (tmp_path / "a.jpg.xmp").mkdir()
     assert in_process([str(tmp_path / "a.jpg"), "--write-metadata"]) == 1
@@ -391,4 +391,4 @@ def test_a_bad_clip_is_exit_code_1_and_leaves_no_file(in_process, tmp_path, caps
 def test_a_clip_with_anything_else_is_wrong_usage(arguments, capsys):
     with pytest.raises(SystemExit) as exit:
         main(arguments)
-    assert exit.value.code == 2 and "a clip is captioned on its own" in capsys.readouterr().err
+    assert exit.value.code == 2 and "name one clip and nothing else" in capsys.readouterr().err

@@ -162,7 +162,10 @@ def refuse(error: ValidationError) -> NoReturn:
     if name == "video":
         abort(400, _("Send one clip in the multipart field 'video'."))
     if first["type"] == "extra_forbidden":
-        abort(400, _("There is no option “%(name)s” here. Options belong in the address; /docs lists them.", name=name))
+        abort(
+            400,
+            _("There is no option “%(name)s” here. Options belong in the query string; /docs lists them.", name=name),
+        )
     if not is_api():
         abort(400, _("The address of this page has an option that is not possible. Open the page without options."))
     abort(400, f"{name}: {first['msg']}.")

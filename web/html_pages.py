@@ -1,4 +1,4 @@
-"""The page "Alt texts": takes HTML files and their pictures, and gives them back with drafts of alt texts."""
+"""The page "Web pages": takes HTML files and their pictures, and gives them back with drafts of alt texts."""
 
 import base64
 import io
@@ -118,7 +118,7 @@ def describe(missing: Missing, found: dict[str, dict[str, str]]) -> Row:
             most=most,
         )
     elif not image.source:
-        problem = _("This image has no src attribute.")
+        problem = _("This image has no address. Write its text by hand.")
     elif local_path(image) is None:
         problem = _("This image is on another site or embedded in the page. Write its text by hand.")
     else:

@@ -28,7 +28,7 @@ def photos_zip() -> Response:
     """
     files, texts = several_uploads(), request.form.getlist("text")
     if not files or len(files) != len(texts):
-        abort(400, _("Send photos and as many texts."))
+        abort(400, _("Send one text for each photo."))
     with limited(downloads):
         data = zip_photos(files, texts)
     headers = {"Content-Disposition": 'attachment; filename="photos.zip"'}

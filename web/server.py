@@ -62,6 +62,7 @@ def make_server(app: Flask, listener: socket.socket) -> Any:  # waitress has no 
     )
     server.channel_class, server.count_refusal = BoundedChannel, app.extensions["metrics"].refusal
     server.upload_timeout = app.config["UPLOAD_TIMEOUT"]
+    server.ordinary_length = app.config["MAX_CONTENT_LENGTH"]
     server.upload_limit = max(512 * 2**20, 3 * clip)
     server.answer_limit = 512 * 2**20
     return server
@@ -107,21 +108,25 @@ class Nowhere:
 class BoundedChannel(HTTPChannel):
     """A connection.
 
-    It is closed when its request has not fully arrived, or its answer has not been read, after ``UPLOAD_TIMEOUT``. It
-    is also closed when it sends while the uploads of all connections together exceed the server's ``upload_limit``
-    (bytes), and when the unread answers together exceed its ``answer_limit`` and this one is the largest. Waitress
-    itself closes one on which nothing has arrived for two minutes.
+    It is closed when its request has not fully arrived, or its answer has not been read, after ``UPLOAD_TIMEOUT``; a
+    request of n times ``MAX_CONTENT_LENGTH`` has n times as long to arrive. It is also closed when it sends while the
+    uploads of all connections together exceed the server's ``upload_limit`` (bytes), and when the answers in memory
+    together exceed its ``answer_limit`` and this one is the largest. Waitress itself closes one on which nothing has
+    arrived for two minutes.
     """
 
     error_task_class = Refusal
     request: Any
     answering = 0.0  # since when there is something to send
+    held = 0  # bytes of the answer in memory; a buffer keeps what is sent until all is
 
     def received(self, data: bytes) -> bool:
         if self.request is None:
             self.since = time.monotonic()
-        elif time.monotonic() - self.since > self.server.upload_timeout:
-            return self.give_up("too slow")
+        else:
+            share = max(1.0, self.request.content_length / self.server.ordinary_length)  # a clip may take longer
+            if time.monotonic() - self.since > share * self.server.upload_timeout:
+                return self.give_up("too slow")
         channels = self.server.active_channels.values()
         held = sum(r.body_bytes_received for c in channels for r in (*c.requests, c.request) if r)
         if self.request and held > self.server.upload_limit:
@@ -150,18 +155,24 @@ class BoundedChannel(HTTPChannel):
         """Called by the thread that answers."""
         if not self.total_outbufs_len:
             self.answering = time.monotonic()
-        unread = {channel: channel.unread() for channel in list(self.server.active_channels.values())}
-        if sum(unread.values()) > self.server.answer_limit:
-            max(unread, key=unread.__getitem__).answering = -math.inf  # the largest one ends
+        held = {channel: channel.held for channel in list(self.server.active_channels.values())}
+        if sum(held.values()) > self.server.answer_limit:
+            max(held, key=held.__getitem__).answering = -math.inf  # the largest one ends
             self.server.pull_trigger()
-        return super().write_soon(data)
-
-    def unread(self) -> int:
-        """Bytes in memory that the client has not read. Static files stay on the disk."""
-        return sum(len(buffer) for buffer in list(self.outbufs) if not isinstance(buffer, ReadOnlyFileBasedBuffer))
+        written = super().write_soon(data)
+        if not isinstance(data, ReadOnlyFileBasedBuffer):  # static files stay on the disk
+            self.held += len(data)
+        return written
 
     def writable(self) -> bool:
         """Asked at least once a second, also while the client reads nothing."""
+        if self.held and not self.total_outbufs_len:
+            with self.outbuf_lock:
+                self.outbufs[-1].prune()
+                self.held = self.total_outbufs_len
+        if self.will_close and self.total_outbufs_len:  # waitress would wait until the client reads
+            self.handle_close()
+            return False
         if self.total_outbufs_len and time.monotonic() - self.answering > self.server.upload_timeout:
             too_many = self.answering == -math.inf
             log_event("answer dropped", reason="too many unread answers" if too_many else "read too slowly")
@@ -194,15 +205,18 @@ def run(server: Any, app: Flask, ready: str) -> None:
         signal.signal(number, stop)
     if hasattr(signal, "SIGHUP"):  # not on Windows
         reload = reload_in_background(app)
-        signal.signal(signal.SIGHUP, lambda *_: stop() if has_terminal and not os.isatty(0) else reload.set())
+        signal.signal(signal.SIGHUP, lambda *_: stop() if has_lost_terminal() else reload.set())
+    terminal_seen = -math.inf
+
+    def has_lost_terminal() -> bool:
+        return not os.isatty(0) and time.monotonic() - terminal_seen < 5  # its shell may pass the signal on later
 
     print(ready, flush=True)  # now that signals are handled
 
-    has_terminal = False
-
     def turn() -> None:
-        nonlocal has_terminal
-        has_terminal = os.isatty(0)  # only the loss of a terminal stops the server, not its absence
+        nonlocal terminal_seen
+        if os.isatty(0):
+            terminal_seen = time.monotonic()
         server.asyncore.loop(timeout=1, use_poll=True, map=server._map, count=1)
 
     while not stopping.is_set():

@@ -62,9 +62,11 @@ def load_settings(config: Config, root: Path) -> None:
         if not _is_valid(name, config[name], default):
             value = "" if name == "API_KEYS" else f"={config[name]!r}"  # keys stay out of the log
             example = EXAMPLES.get(name, repr(default))
-            raise ValueError(f"{PREFIX}{name}{value} is not understood. An example: {example}.")
+            raise ValueError(f"{PREFIX}{name}{value} is not possible. An example: {example}.")
     if config["MAX_PHOTOS"] > config["QUEUE_LENGTH"]:
-        raise ValueError(f"{PREFIX}MAX_PHOTOS is larger than {PREFIX}QUEUE_LENGTH: such a request would find no room.")
+        raise ValueError(
+            f"{PREFIX}MAX_PHOTOS is larger than {PREFIX}QUEUE_LENGTH. Lower the first or raise the second."
+        )
     if config["MAX_PHOTOS"] + 2 > config["MAX_FORM_PARTS"]:  # the page sends its language and an empty file too
         raise ValueError(f"{PREFIX}MAX_FORM_PARTS must be at least {config['MAX_PHOTOS'] + 2} for {PREFIX}MAX_PHOTOS.")
 

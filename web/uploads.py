@@ -20,7 +20,7 @@ from werkzeug.exceptions import ServiceUnavailable
 from captioning.batching import QueueFull
 from captioning.cores import CPU_COUNT
 from captioning.generator import MAX_BEAM_WIDTH, Caption
-from captioning.image_workers import Photo
+from captioning.image_workers import NoWorker, Photo
 from captioning.images import ImageError
 from web.tracing import span
 
@@ -152,6 +152,8 @@ def start(file: FileStorage, options: Options, preview: int | None) -> tuple[Fut
     captions = current_app.extensions["captions"]
     size = captions.generator.config["image_size"]
     gone = request.environ.get("waitress.client_disconnected", lambda: False)
+    if gone():
+        refuse_gone()
     search = {"beam_width": options.width, "alternatives": options.width, "language": options.language}
     try:
         photo, answer = captions.submit_unread(lambda: submit(file, size, preview), gone, g.group, **search)
@@ -189,9 +191,8 @@ def wait_until_read(photo: Future[Photo]) -> Photo:
     except ImageError as error:
         errors.labels(error.kind).inc()
         raise
-    except RuntimeError:
-        errors.labels("no worker").inc()
-        raise
+    except NoWorker:
+        refuse_without_process()
 
 
 def wait(answer: Future[Caption]) -> Caption:
@@ -202,8 +203,7 @@ def wait(answer: Future[Caption]) -> Caption:
     except TimeoutError:
         refuse_late()
     except CancelledError:  # the queue drops photos of clients that have hung up
-        current_app.extensions["metrics"].errors.labels("client gone").inc()
-        abort(Response(status=499))  # as in nginx's log; nobody reads it
+        refuse_gone()
     except Exception:
         current_app.extensions["metrics"].errors.labels("batch failed").inc()
         raise
@@ -223,6 +223,12 @@ def limited(places: Semaphore) -> Iterator[None]:
         yield
     finally:
         places.release()
+
+
+def refuse_gone() -> NoReturn:
+    """Answer 499, as in nginx's log; nobody reads it."""
+    current_app.extensions["metrics"].errors.labels("client gone").inc()
+    abort(Response(status=499))
 
 
 def refuse_late() -> NoReturn:

@@ -23,8 +23,8 @@ from captioning.shots import Shot
 from captioning.video import VideoError
 from captioning.video_worker import read_shots_safely
 
-UNASKED = 30.0  # seconds after which a job that nobody asks about ends
-SWEEP = 5.0  # seconds between two looks for such jobs
+UNASKED = 120.0  # seconds after which a job that nobody asks about ends
+SWEEP = 5.0  # seconds between two looks whether a result is still wanted
 AHEAD = 8  # shots of a job that wait for their captions, so that photos find room in the queue
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,6 @@ class VideoJobs:
         self._app = app
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
-        self._sweeps = False  # whether there is a timer that forgets jobs
 
     def start(self, file: BinaryIO, beam_width: int | None, language: str | None) -> Job:
         """Captions a clip, and closes its file at the end in any case.
@@ -89,15 +88,11 @@ class VideoJobs:
                 file.close()
                 raise TooManyJobs
             self._jobs[job.id] = job
-            is_first, self._sweeps = not self._sweeps, True
         try:
-            if is_first:
-                self._sweep_later()
             threading.Thread(target=self._run, args=(job, file), name="video", daemon=True).start()
         except RuntimeError as error:  # the system allows no more threads
             with self._lock:
                 del self._jobs[job.id]
-                self._sweeps = False
             file.close()
             raise TooManyJobs from error
         return job
@@ -119,20 +114,8 @@ class VideoJobs:
         """A cancelled job whose process is still being ended counts as running."""
         self._jobs = {id: job for id, job in self._jobs.items() if job.running or not job.abandoned}
 
-    def _sweep(self) -> None:
-        """Forget jobs of a server that nobody asks any more."""
-        with self._lock:
-            self._forget()
-            self._sweeps = bool(self._jobs)
-            if self._sweeps:
-                self._sweep_later()
-
-    def _sweep_later(self) -> None:
-        timer = threading.Timer(SWEEP, self._sweep)
-        timer.daemon = True
-        timer.start()
-
     def _run(self, job: Job, file: BinaryIO) -> None:
+        """Caption a clip, then wait until nobody asks for its result."""
         try:
             with file:
                 job.segments = self._caption(job, file)
@@ -145,6 +128,10 @@ class VideoJobs:
             log.exception("A clip failed")
             self._app.extensions["metrics"].errors.labels("clip failed").inc()
             job.error = error
+        while not job.abandoned:
+            time.sleep(SWEEP)
+        with self._lock:
+            self._forget()
 
     def _caption(self, job: Job, file: BinaryIO) -> list[Segment]:
         extensions, config = self._app.extensions, self._app.config
@@ -165,20 +152,24 @@ class VideoJobs:
                     continue
 
         size = extensions["captions"].generator.config["image_size"]
-        with closing(read_shots_safely(file, size, config["VIDEO_SECONDS"])) as parts:
-            for part in parts:
-                check()
-                if not isinstance(part, Shot):
-                    job.progress = min(1.0, part.seconds / part.total) if part.total else None
-                    continue
-                if len(waiting) == AHEAD:
-                    wait()
-                    waiting.popleft()
-                waiting.append(self._submit(job, part.image, check))
-                shots.append(part._replace(image=np.empty(0, np.uint8)))  # no longer needed
-        while waiting:
-            wait()
-            waiting.popleft()
+        try:
+            with closing(read_shots_safely(file, size, config["VIDEO_SECONDS"])) as parts:
+                for part in parts:
+                    check()
+                    if not isinstance(part, Shot):
+                        job.progress = min(1.0, part.seconds / part.total) if part.total else None
+                        continue
+                    if len(waiting) == AHEAD:
+                        wait()
+                        waiting.popleft()
+                    waiting.append(self._submit(job, part.image, check))
+                    shots.append(part._replace(image=np.empty(0, np.uint8)))  # no longer needed
+            while waiting:
+                wait()
+                waiting.popleft()
+        finally:
+            for answer in waiting:  # of a clip that failed
+                answer.cancel()
         return make_segments(shots, captions)
 
     def _submit(self, job: Job, image: np.ndarray, check: Callable[[], None]) -> Future[Caption]:

@@ -54,7 +54,7 @@ class VideoSegment(BaseModel):
 class VideoJob(BaseModel):
     status: Literal["ok"]
     id: str
-    url: str = Field(description="Ask here for the result, at least every 30 seconds; else the job ends.")
+    url: str = Field(description="Ask here for the result, at least once in two minutes; else the job ends.")
     state: Literal["running", "done"]
     progress: Probability | None = Field(description="None if the clip does not say how long it is.")
     segments: list[VideoSegment] | None = Field(default=None, description="When it is done: without gaps, in order.")
@@ -143,9 +143,7 @@ def jobs() -> VideoJobs:
 def find(id: str) -> Job:
     job = jobs().get(id)
     if job is None or job.cancelled:
-        abort(
-            404, _("There is no such clip. It was cancelled, or nobody asked for it for half a minute. Send it again.")
-        )
+        abort(404, _("There is no such clip. It was cancelled, or nobody asked for it for two minutes. Send it again."))
     return job
 
 

@@ -30,7 +30,7 @@ CAPTION = [("caption", pa.string()), ("probability", pa.float64()), ("confidence
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),
-        *CAPTION,  # null for a photo that cannot be read
+        *CAPTION,  # null for a photo that has none
         ("alternatives", pa.list_(pa.struct(CAPTION))),
         ("width", pa.int32()),
         ("height", pa.int32()),

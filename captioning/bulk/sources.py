@@ -215,7 +215,7 @@ def _photo_column(table: str, schema: pa.Schema) -> str:
             return name
     raise BulkError(
         f"{table} has no column of photos, only {', '.join(schema.names)}: "
-        "name the column with the paths or bytes of the photos image"
+        'rename the one with the paths or bytes of the photos to "image"'
     )
 
 

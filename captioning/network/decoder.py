@@ -169,8 +169,8 @@ class AttentionDecoder(Decoder):
     """An attention LSTM and a language LSTM, as in Bottom-Up and Top-Down Attention (Anderson et al., 2018,
     arXiv:1707.07998).
 
-    The context is gated as in Show, Attend and Tell (Xu et al., 2015, arXiv:1502.03044). Queries and keys have U // 2
-    numbers.
+    The context is gated as in Show, Attend and Tell (Xu et al., 2015, arXiv:1502.03044), but with one gate per unit
+    instead of one in all. Queries and keys have U // 2 numbers.
     """
 
     has_attention = True

@@ -46,7 +46,8 @@ class Encoder(keras.Model):
             instructions, training takes two thirds of the time.
 
     Input: (B, image_size, image_size, 3) RGB, 0 to 255, uint8 or float.
-    Output: features (B, R, D) float32, the regions of the grid row by row (49 × 2048 for ``resnet50``).
+    Output: features (B, R, D) float32, the cells of the last layer's grid row by row (49 × 2048 for ``resnet50``). They
+    are called regions here.
 
     Raises:
         ValueError: the network is unknown, or the weights file does not fit it.

@@ -107,10 +107,11 @@ def load_dataset(folder: str | Path, seed: int = 0) -> Dataset:
         images = _assign(splits, captions, image_paths, problems)
         if any(images.values()):
             translations, used = {}, {image for split in SPLITS for image in images[split]}
-            flickr30k_names = {_FLICKR8K_SECRET.sub(r"\1", image): image for image in used}
+            flickr30k_names = {_FLICKR8K_SECRET.sub(r"\1", image): image for image in sorted(used)}
             for language in [code for code in LANGUAGES if code != "en"]:
                 translated = _usable_captions(read_translations(folder, language, problems), problems, language)
-                translated = {flickr30k_names.get(image, image): texts for image, texts in translated.items()}
+                names = {image: image if image in used else flickr30k_names.get(image, image) for image in translated}
+                translated = {names[image]: texts for image, texts in translated.items()}
                 by_split = {split: {i: translated[i] for i in images[split] if i in translated} for split in SPLITS}
                 for image in sorted(translated.keys() - used):
                     problems.add(f"captions in {language!r} of a photo that is not used skipped", image)
@@ -143,7 +144,7 @@ def trained_splits(dataset: Dataset, folder: str | Path, trained_on: str) -> dic
     """
     path = Path(folder) / "captions.pkl"
     splits = artifacts.read_pickle(path) if path.exists() else {split: {} for split in SPLITS}
-    splits = {split: {n: c for n, c in splits[split].items() if n in dataset.image_paths} for split in SPLITS}
+    splits = {split: shared(dataset, splits[split]) for split in SPLITS}
     if any(splits.values()):
         return splits
     if dataset.drawn and dataset.name.lower() == trained_on.lower():
@@ -153,6 +154,17 @@ def trained_splits(dataset: Dataset, folder: str | Path, trained_on: str) -> dic
             f"dataset_{trained_on}.json beside the photos."
         )
     return dataset.captions
+
+
+def shared(dataset: Dataset, captions: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The photos that a data set has too, with their captions: the name and at least one caption are the same."""
+    texts = {name: set(own) for images in dataset.captions.values() for name, own in images.items()}
+    return {name: own for name, own in captions.items() if texts.get(name, set()).intersection(own)}
+
+
+def has_several_captions(captions: Mapping[str, list[str]]) -> bool:
+    """Whether photos have at least two captions on average. One reference is too few for self-critical training."""
+    return sum(map(len, captions.values())) >= 2 * len(captions)
 
 
 def translated_splits(

@@ -23,7 +23,13 @@ from captioning.network.decoder import Decoder, build_decoder
 from captioning.network.export import export
 from captioning.network.saving import load_model, save_model
 from captioning.text import Tokenizer
-from captioning.training.datasets import DatasetError, load_dataset, trained_splits, translated_splits
+from captioning.training.datasets import (
+    DatasetError,
+    has_several_captions,
+    load_dataset,
+    trained_splits,
+    translated_splits,
+)
 from captioning.training.evaluation import agreement
 from captioning.training.features import Features, extract_features
 from captioning.training.self_critical import SelfCriticalTraining, match_length
@@ -41,7 +47,7 @@ class Schedule(NamedTuple):
 
 
 SEVERAL_CAPTIONS = Schedule(5, 1, 20)  # per photo
-ONE_CAPTION = Schedule(6, 0, 25)  # per photo; one reference is too few for self-critical training
+ONE_CAPTION = Schedule(6, 0, 25)
 
 PHOTOS_FOR_A_SLOPE = 30  # a line through fewer points follows their noise
 
@@ -85,7 +91,7 @@ def train_language(
     Returns the decoder, its tokenizer, and stage → history.
     """
     texts = [text for captions in train.values() for text in captions]
-    schedule = schedule or (ONE_CAPTION if len(texts) < 2 * len(train) else SEVERAL_CAPTIONS)
+    schedule = schedule or (SEVERAL_CAPTIONS if has_several_captions(train) else ONE_CAPTION)
     tokenizer = Tokenizer.fit(texts, minimum_count if len(texts) >= 20_000 else min(minimum_count, 3), language)
     settings = first.settings | {"vocabulary_size": len(tokenizer), "dropout": 0.3, "input_dropout": 0.2}
     decoder = build_decoder(first.name, shared=first, precision=first.dtype_policy.name, seed=seed, **settings)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -92,7 +93,7 @@ def _read_kaggle_flickr8k(folder: Path, path: Path, problems: Problems) -> Sourc
         image, text = next(csv.reader([line], strict=True))
         return image, None, text
 
-    return Source(folder.resolve().name, _parse_lines(path, parse, problems, header="image"), None)
+    return Source(Path(os.path.abspath(folder)).name, _parse_lines(path, parse, problems, header="image"), None)
 
 
 def _read_kaggle_flickr30k(folder: Path, path: Path, problems: Problems) -> Source:
@@ -114,10 +115,14 @@ def _read_coco(folder: Path, path: Path, problems: Problems) -> Source:
             problems.add("annotation file of no known split skipped", file.name)
             continue
         content = _read_json(file, ("images", "annotations"), problems)
-        names = {}  # id → image name
+        names, of_name = {}, {}  # id → image name, and image name → its place in the file
         for index, entry in enumerate(content["images"]):
             try:
-                names[entry["id"]] = PurePosixPath(entry["file_name"]).name.strip()
+                name = PurePosixPath(entry["file_name"]).name.strip()
+                if name in of_name:
+                    problems.add("two images of one name, the second skipped", f"{file.name} image {index}")
+                else:
+                    of_name[name], names[entry["id"]] = index, name
             except (KeyError, TypeError):
                 problems.add("malformed entry skipped", f"{file.name} image {index}")
         for image in sorted(folders.keys() & names.values()):

@@ -139,6 +139,7 @@ class Training:
             "label_smoothing": label_smoothing,
             "seed": seed,
             "learning_rate": learning_rate,
+            "max_length": MAX_LENGTH,
             "features": [[sample_sum(view, train), view.sizes] for view in (features, *views)] if features else None,
             "decoder": [decoder.get_config(), decoder.dtype_policy.name, checksum(decoder), decoder.count_params()],
             "encoder": None,

@@ -17,7 +17,7 @@ from captioning.network.decoder import Decoder
 from captioning.text import Tokenizer
 from captioning.training.features import Features
 
-RIDGE = 1.0  # features are scaled to variance 1
+RIDGE = 1.0
 BATCH = 500  # images
 
 
@@ -31,31 +31,32 @@ def fit_word_prior(
     prior.
 
     Args:
-        features, captions: of the training images. The mean features, (N, D) float32, must fit in memory twice.
+        features, captions: of the training images.
     """
-    names, V = list(captions), decoder.vocabulary_size
-    starts = range(0, len(names), BATCH)
-    batches = [names[start : start + BATCH] for start in starts]
-    means = [features.batch(batch).mean(axis=1, dtype="float32") for batch in tqdm(batches, desc="word prior")]
-    images = np.concatenate(means)
-    mean, scale = images.mean(axis=0), images.std(axis=0) + 1e-3
-
+    names, V, D = list(captions), decoder.vocabulary_size, features.array.shape[-1]
     has_prior = np.ones(V, bool)
     has_prior[[tokenizer.pad, tokenizer.start, tokenizer.end, tokenizer.unknown]] = False
     function_words = LANGUAGES[tokenizer.language].function_words.split()
     has_prior[[tokenizer.word_index[word] for word in function_words if word in tokenizer.word_index]] = False
-    covariance, products = np.zeros((len(mean), len(mean))), np.zeros((len(mean), V))
-    share_of_all = np.zeros(V)
-    for x, batch in zip(np.split(images, starts[1:]), batches, strict=True):
-        x = (x - mean) / scale
-        share = np.zeros((len(batch), V), "float32")
+    mean, share_of_all = np.zeros(D), np.zeros(V)
+    covariance, products = np.zeros((D, D)), np.zeros((D, V))
+    for start in tqdm(range(0, len(names), BATCH), desc="word prior"):
+        batch = names[start : start + BATCH]
+        x = features.batch(batch).mean(axis=1, dtype="float32").astype("float64")
+        share = np.zeros((len(batch), V))
         for row, name in zip(share, batch, strict=True):
             for caption in captions[name]:
                 row[list(set(tokenizer.encode(caption)))] += 1 / len(captions[name])
         share *= has_prior
+        mean += x.sum(axis=0) / len(names)
+        share_of_all += share.sum(axis=0) / len(names)
         covariance += x.T @ x / len(names)
         products += x.T @ share / len(names)
-        share_of_all += share.sum(axis=0) / len(names)
+    covariance -= np.outer(mean, mean)
+    products -= np.outer(mean, share_of_all)
+    scale = np.sqrt(np.maximum(np.diag(covariance), 0)) + 1e-3  # features are scaled to variance 1
+    covariance /= np.outer(scale, scale)
+    products /= scale[:, None]
 
     variances, axes = np.linalg.eigh(covariance)
     coefficients = axes.T @ products / (variances + RIDGE)[:, None]

@@ -186,7 +186,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     executed = ROOT / "data" / f"{NOTEBOOK}.{options.index}.ipynb"
-    return run_notebook(NOTEBOOK, executed, parameters_of(options.p))
+    [parameters] = parameters_of(parser, options.p, [NOTEBOOK])
+    return run_notebook(NOTEBOOK, executed, parameters)
 
 
 if __name__ == "__main__":

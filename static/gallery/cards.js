@@ -92,6 +92,8 @@ export class Cards {
   #create(photo) {
     const card = this.template.cloneNode(true);
     card.querySelector("button").addEventListener("click", () => this.open(photo.id));
+    card.querySelector("p").id = `about-${photo.id}`;
+    card.querySelector("button").setAttribute("aria-describedby", `about-${photo.id}`);
     showThumbnail(card.querySelector("img"), photo.id);
     return card;
   }

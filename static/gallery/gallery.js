@@ -1,6 +1,6 @@
 // The gallery: many photos, sent in small groups, kept in this browser, filtered, reviewed and downloaded.
 
-import { download, fill, guardEdits, onDrop, onPaste, sentence, texts } from "../shared.js";
+import { download, fill, guardEdits, newName, onDrop, onPaste, sentence, texts } from "../shared.js";
 import { Cards, forgetThumbnail, forgetThumbnails, makeThumbnail } from "./cards.js";
 import { chosenFiles, droppedFiles, fileKeys } from "./files.js";
 import { Review } from "./review.js";
@@ -43,16 +43,18 @@ async function add(items) {
   const known = new Set([...photos.values()].filter((photo) => !photo.error).map((photo) => photo.key));
   for (const [id, { key }] of files) if (!photos.get(id)?.error) known.add(key); // under way
   const fresh = [];
+  const taken = new Set([...photos.values(), ...files.values()].map((photo) => photo.name));
   for (const [index, { file, name }] of items.entries()) {
     const key = keys[index];
     if (known.has(key)) continue;
     known.add(key);
     if (failed.has(key)) {
+      taken.delete(name);
       dropForGood(failed.get(key));
       files.delete(failed.get(key));
     }
     last = Math.max(Date.now() + Math.random(), last + 1); // other tabs add photos too
-    fresh.push({ id: last, key, file, name });
+    fresh.push({ id: last, key, file, name: newName(name, taken) });
   }
   if (!fresh.length) return say(items.length ? texts.known : texts.none);
   status.textContent = fill(texts.started, { count: fresh.length });
@@ -223,6 +225,7 @@ function render() {
 function renderWords() {
   const ranked = rankWords([...photos.values()], WORDS, JSON.parse(common), words);
   const list = find("#words ol");
+  if (busy() && list.matches(":hover, :focus-within")) return; // a word that is about to be chosen keeps its place
   const have = [...list.querySelectorAll("button")];
   ranked.forEach(([word, count, written], index) => {
     const button = have[index] ?? list.appendChild(document.createElement("li")).appendChild(document.createElement("button"));

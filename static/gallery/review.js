@@ -6,7 +6,7 @@ import { showThumbnail } from "./cards.js";
 import { keepLetters, lettersAct } from "./store.js";
 
 const KEYS = {
-  a: "accept", ArrowRight: "next", ArrowLeft: "previous", e: "edit", d: "decorative", u: "undo", r: "speak", "?": "help", Delete: "remove",
+  a: "accept", ArrowRight: "next", ArrowLeft: "previous", e: "edit", d: "decorative", u: "undo", r: "speak", "?": "help", Delete: "remove", Backspace: "remove",
 }; // prettier-ignore
 
 export class Review {
@@ -90,7 +90,7 @@ export class Review {
     this.field.value = photo.text;
     this.field.lang = photo.language;
     this.#showState(photo);
-    this.status.textContent = [message, `${place}: ${photo.text || texts[photo.decorative ? "decorative" : "empty"]}`].filter(Boolean).join(" ");
+    this.status.textContent = [message, `${place}, ${photo.name}: ${photo.text || texts[photo.decorative ? "decorative" : "empty"]}`].filter(Boolean).join(" ");
   }
 
   #showImage(visible) {
@@ -173,11 +173,13 @@ export class Review {
   }
 
   decorative() {
-    const { decorative, choices } = this.#photo;
-    this.#change(decorative ? { decorative: false, text: sentence(choices[0].caption) } : { decorative: true, text: "" });
+    const { decorative, choices, text, before } = this.#photo;
+    const back = { decorative: false, text: before || sentence(choices[0].caption) };
+    this.#change(decorative ? back : { decorative: true, text: "", before: text });
   }
 
   remove() {
+    if (this.#order.length === 1 && !confirm(texts.removal)) return; // the dialog closes, so that nothing can be undone
     const photo = this.#photo;
     this.#undo.push({ id: photo.id, before: { ...photo }, at: this.#at });
     this.hooks.remove(photo.id);

@@ -4,6 +4,7 @@ import { BUSY, isUnreadable, secondsToWait, texts } from "../shared.js";
 
 const GROUP = 8; // photos in a request, at most
 const PARALLEL = 3; // requests at a time
+const SLOW = 8 * 2 ** 20; // bytes of several photos in a request, at most: a slow line must bring them in time
 const TRIES = 5; // for a request that the server is too busy for, or does not get
 
 export class Sender {
@@ -77,7 +78,7 @@ export class Sender {
   }
 
   #nextGroup() {
-    const room = this.limit - 2 ** 14; // the rest is for the form around the photos
+    const room = Math.min(this.limit - 2 ** 14, SLOW);
     let size = 0;
     let count = 0;
     for (const { file, address } of this.#queue.slice(0, this.group)) {
@@ -126,7 +127,7 @@ export class Sender {
       for (const item of items) answers.push(...(await this.#post([item], signal)));
       return answers;
     }
-    const again = !response || response.status === 429 || response.status >= 500;
+    const again = !answer || response.status === 429 || response.status >= 500;
     return items.map(() => ({ error: answer?.message ?? texts.unreachable, again }));
   }
 }

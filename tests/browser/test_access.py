@@ -42,7 +42,7 @@ def error_page(page):
 
 
 def site_form(page):
-    page.get_by_role("link", name="Alt texts").click()
+    page.get_by_role("link", name="Web pages").click()
 
 
 def site_report(page):

@@ -334,7 +334,7 @@ def test_review_with_the_keyboard_alone(visit, caption, shoot):
     expect(text).to_have_value(caption(picture(0), 1))
     page.keyboard.press("a")
     expect(dialog.get_by_role("heading")).to_have_text("Photo 2 of 4")
-    expect(dialog.get_by_role("status")).to_contain_text(f"Photo 2 of 4: {caption(picture(1))}")
+    expect(dialog.get_by_role("status")).to_contain_text(f"Photo 2 of 4, 1.png: {caption(picture(1))}")
 
     page.keyboard.press("e")
     page.keyboard.type("Made by a person, with d and u.")
@@ -347,6 +347,9 @@ def test_review_with_the_keyboard_alone(visit, caption, shoot):
     page.keyboard.press("d")
     expect(text).to_have_value("")
     expect(dialog.get_by_role("button", name="Decorative")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("d")
+    expect(text).to_have_value(caption(picture(2)))
+    page.keyboard.press("d")
     page.keyboard.press("a")
     page.keyboard.press("a")
     expect(dialog.get_by_role("status")).to_contain_text("That was the last photo.")

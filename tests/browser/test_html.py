@@ -8,8 +8,8 @@ pytestmark = pytest.mark.slow
 
 
 def draft(page, html, *pictures):
-    """Send a page and its pictures from the page "Alt texts", and wait for the report."""
-    page.get_by_role("link", name="Alt texts").click()
+    """Send a page and its pictures from the page "Web pages", and wait for the report."""
+    page.get_by_role("link", name="Web pages").click()
     page.set_input_files("#site", [{"name": "index.html", "mimeType": "text/html", "buffer": html.encode()}, *pictures])
     page.get_by_role("button", name="Get drafts").click()
     expect(page.locator("#drafts")).to_be_visible()

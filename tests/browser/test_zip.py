@@ -70,6 +70,22 @@ def test_many_photos_come_in_groups(visit):
     assert list(names) == ["photos-1.zip", "photos-2.zip"] and sum(map(len, names.values())) == 3
 
 
+def test_photos_from_before_a_reload_that_are_chosen_again(visit):
+    """Their texts stay."""
+    page = visit()
+    describe(page, upload("one.png", picture(1)))
+    page.get_by_label("Text to publish").fill("A text by a person.")
+    page.reload()
+    page.set_input_files("#photos", [upload("one.png", picture(1)), upload("one.png", picture(2))])
+    expect(page.locator("#note")).to_have_text("Photos that are found again: 1. Their texts stay.")
+    expect(page.locator(".photo:not(.waiting)")).to_have_count(2)
+    with page.expect_download() as download:
+        page.locator("#zip").click()
+    archive = zipfile.ZipFile(download.value.path())
+    assert archive.read("one.png") == embed(picture(1), "A text by a person.")[0]
+    assert sorted(archive.namelist()) == ["one (2).png", "one.png"]
+
+
 def test_photos_from_before_a_reload_are_counted(visit):
     page = visit()
     describe(page, upload("one.png", picture(1)))

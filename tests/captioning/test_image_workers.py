@@ -23,7 +23,7 @@ from hostile_images import LARGE, QUICK, SLOW, chunk, encoded, jpeg_of_size, png
 from PIL import Image
 
 from captioning import image_workers, images
-from captioning.image_workers import ImageWorkers
+from captioning.image_workers import ImageWorkers, NoWorker
 from captioning.images import ImageError, Photo, open_photo, read_image, resize_image
 
 pytestmark = pytest.mark.slow
@@ -319,7 +319,7 @@ def test_a_worker_that_hangs_is_replaced():
 
 def test_a_worker_that_cannot_start_is_an_error_of_ours(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/no/python")
-    with ImageWorkers(1) as pool, pytest.raises(RuntimeError, match="No image worker can be started"):
+    with ImageWorkers(1) as pool, pytest.raises(NoWorker, match="No process can be started"):
         pool.read(PHOTO, size=32)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with ImageWorkers(1) as pool, pytest.raises(RuntimeError, match="exit code 1"):

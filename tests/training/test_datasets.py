@@ -218,6 +218,25 @@ def test_translations_of_other_photos_are_a_problem(tmp_path):
     assert the_problem(dataset) == "captions in 'de' of a photo that is not used skipped: 1 (1000268201.jpg)"
 
 
+def test_other_photos_of_the_same_names_were_not_trained_on(tmp_path):
+    write_flickr8k(tmp_path)
+    dataset = load_dataset(tmp_path)
+    trained = {"train": {"a.jpg": ["A car ."]}, "validation": {"c.jpg": ["Caption 1 of c ."]}, "test": {}}
+    write_pickle(tmp_path / "captions.pkl", trained)
+    splits = trained_splits(dataset, tmp_path, "other")
+    assert splits == {"train": {}, "validation": trained["validation"], "test": {}}
+
+
+def test_a_translation_belongs_to_the_photo_of_its_name(tmp_path):
+    draw(tmp_path / "Images", "12.jpg", "12_1.jpg", *(f"{n}.jpg" for n in range(8)))
+    names = ["12.jpg", "12_1.jpg", *(f"{n}.jpg" for n in range(8))]
+    write(tmp_path / "captions.txt", KAGGLE + [f"{name},A dog ." for name in names])
+    write(tmp_path / "captions.de.txt", [*KAGGLE, "12.jpg,Ein Hund .", "12_1.jpg,Eine Katze ."])
+    by_split = load_dataset(tmp_path).translations["de"]
+    found = {name: texts for images in by_split.values() for name, texts in images.items()}
+    assert found == {"12.jpg": ["Ein Hund ."], "12_1.jpg": ["Eine Katze ."]}
+
+
 def test_translations_follow_the_splits_of_training(tmp_path):
     write_flickr8k(tmp_path)
     write(tmp_path / "captions.de.txt", ["image,caption", "a.jpg,Ein Hund", "b.jpg,Zwei Hunde", "c.jpg,Ein Kind"])
@@ -317,6 +336,14 @@ def test_coco_of_both_years_never_puts_one_photo_in_two_splits(tmp_path):
     dataset = load_dataset(tmp_path)
     assert images(dataset)["validation"] == ["COCO_val2014_000000000003.jpg"]
     assert "two split files" in the_problem(dataset)
+
+
+def test_coco_images_of_one_name_are_not_mixed_up(tmp_path):
+    path = write_coco(tmp_path, "2017", ".") / "annotations/captions_train2017.json"
+    change(path, "000000000002.jpg", "other/000000000001.jpg")
+    dataset = load_dataset(tmp_path)
+    assert dataset.captions["train"] == {"000000000001.jpg": ["A cat near 1."] * 2}
+    assert "two images of one name, the second skipped: 1 (captions_train2017.json image 1)" in dataset.problems
 
 
 def test_coco_folders_that_use_the_same_names_are_not_mixed_up(tmp_path):

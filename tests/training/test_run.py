@@ -20,11 +20,22 @@ def executed(monkeypatch, tmp_path):
     return found
 
 
-def test_all_notebooks_are_run_with_the_same_parameters(executed):
-    assert run.main(["-p", "DATASET", "photos", "-p", "EPOCHS", "2"]) == 0
-    parameters = {"DATASET": "photos", "EPOCHS": 2}
-    assert executed == [(name, f"{name}.ipynb", parameters) for name in run.NOTEBOOKS]
+def test_each_notebook_gets_its_settings(executed):
+    settings = {"DATASET": "2017", "EPOCHS": "2", "LEARNING_RATE": ".5", "IMAGE_SIZE": "None", "SPLIT": "validation"}
+    assert run.main([part for name, value in settings.items() for part in ("-p", name, value)]) == 0
+    assert executed == [
+        ("01-data-preparation", "01-data-preparation.ipynb", {"DATASET": "2017", "IMAGE_SIZE": None}),
+        ("02-model-training", "02-model-training.ipynb", {"DATASET": "2017", "EPOCHS": 2, "LEARNING_RATE": 0.5}),
+        ("03-model-evaluation", "03-model-evaluation.ipynb", {"DATASET": "2017", "SPLIT": "validation"}),
+    ]
     assert sorted(run.NOTEBOOKS) == sorted(path.stem for path in run.ROOT.glob("*.ipynb"))
+
+
+def test_a_misspelt_setting_is_refused(executed, capsys):
+    with pytest.raises(SystemExit) as exit:
+        run.main(["-p", "EPOCH", "2"])
+    assert exit.value.code == 2 and "EPOCH is not a setting. These are: ARTIFACTS" in capsys.readouterr().err
+    assert not executed
 
 
 def test_an_error_ends_the_run_with_its_message(executed, capsys):
@@ -39,4 +50,4 @@ def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
 
     monkeypatch.setattr("papermill.execute_notebook", execute)
     assert run.main(["-p", "DATASET", "photos"]) == 130
-    assert capsys.readouterr().err == "stopped. Start again: it goes on\n"
+    assert capsys.readouterr().err == "stopped. Run the same command again: training resumes\n"

@@ -23,7 +23,7 @@ PROBLEMS = [
     "This image is on another site or embedded in the page. Write its text by hand.",
     "This is not a photo that we can read.",
     "The file of this image was not sent. Send it too.",
-    "This image has no src attribute.",
+    "This image has no address. Write its text by hand.",
 ]
 
 
@@ -61,8 +61,8 @@ def draft(expected, data=None) -> bytes:
 def test_form(client):
     page = client.get("/html").text
     assert 'enctype="multipart/form-data"' in page and 'name="language"' in page
-    assert '<a href="/html" aria-current="page">Alt texts</a>' in page
-    assert '<a href="/html">Alt texts</a>' in client.get("/").text
+    assert '<a href="/html" aria-current="page">Web pages</a>' in page
+    assert '<a href="/html">Web pages</a>' in client.get("/").text
 
 
 def test_page_and_its_pictures(send, expected):

@@ -46,7 +46,7 @@ def test_texts_are_in_the_photos(small_app):
 @pytest.mark.parametrize("texts", [[], ["a", "b"]])
 def test_other_numbers_of_texts_than_of_photos(small_app, texts):
     response = small_app.test_client().post("/photos.zip", data={"image": [photo()], "text": texts})
-    assert response.status_code == 400 and "as many texts" in response.text
+    assert response.status_code == 400 and "one text for each photo" in response.text
 
 
 def test_too_many(small_app):

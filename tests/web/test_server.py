@@ -75,6 +75,18 @@ def test_answers_that_nobody_reads_are_limited(small_app):
         assert len(greedy.makefile("rb").read()) < 2**25
 
 
+def test_an_answer_that_has_been_read_leaves_no_memory(small_app):
+    """Also while its client keeps the connection."""
+    small_app.add_url_rule("/large", view_func=lambda: bytes(2**25))
+    with Serving(small_app) as (server, address), connect(address) as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_until(lambda: any(channel.held > 2**24 for channel in list(server.active_channels.values())))
+        client.makefile("rb").read(2**25)
+        [channel] = server.active_channels.values()
+        wait_until(lambda: not channel.held)
+        assert len(channel.outbufs) == 1 and len(channel.outbufs[0].getfile().getbuffer()) < 2**20
+
+
 def test_an_answer_that_is_not_read_ends(small_app):
     small_app.add_url_rule("/large", view_func=lambda: bytes(2**25))
     with Serving(small_app) as (server, address), connect(address) as idle:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioning.cores import CPU_COUNT
+from captioning.image_workers import NoWorker
 from captioning.images import MAX_PIXELS, ImageError
 
 
@@ -41,6 +42,15 @@ def test_photos_that_are_read_count_as_waiting(make_app, model):
         reading.set_exception(ImageError("No.", "damaged"))
         assert [answer.result() for answer in first] == [422, 422]
         assert upload(address) == 422
+
+
+@pytest.mark.parametrize("path", ["/", "/api/captions", "/model/predict"])
+def test_a_system_that_starts_no_process_is_503(small_app, send, path):
+    reading = Future()
+    reading.set_exception(NoWorker("No process can be started to read a photo: no memory."))
+    with patch.object(small_app.extensions["images"], "submit", lambda *_, **__: reading):
+        response = send(small_app, picture(), to=path)
+    assert response.status_code == 503 and "cannot start a process" in response.text
 
 
 def test_full_queue_is_503_with_retry_after(make_app, model, send):
