@@ -20,7 +20,7 @@ const storage = openStorage();
 const note = document.querySelector("#note");
 const waiting = []; // {file, name, key, action, card, abort} in the order they came
 const active = new Set();
-const kept = new Map(); // card → {key, html, file}: its key in sessionStorage, the HTML from the server, `identity` of its file
+const kept = new Map(); // card → {key, html, file}: its key in sessionStorage, the HTML from the server, its `identity`
 const unsaved = new Set(); // cards that are not in sessionStorage: they did not fit, or they came without script
 const edited = new Set(); // cards with a text of the visitor's own that was not downloaded
 let added = Number(savedKeys().at(-1)?.slice(6) ?? 0); // photos in this tab so far, including those from before a reload
@@ -48,11 +48,12 @@ function add(files) {
   next();
 }
 
-const identity = ({ name, size }) => `${size} ${name}`;
+/** What a card is recognised by when its photo is chosen again: the file, and the options of the caption. */
+const identity = ({ name, size }, action) => `${size} ${name} ${new URL(action).search}`;
 
 /** Gives a file back to its card from before a reload. Gives whether there is such a card. */
 function takeBack(file) {
-  const [card] = [...kept].find(([card, about]) => !card.file && about.file === identity(file)) ?? [];
+  const [card] = [...kept].find(([card, about]) => !card.file && about.file === identity(file, form.action)) ?? [];
   if (card) card.file = file;
   return Boolean(card);
 }
@@ -135,7 +136,7 @@ async function finish(job, card) {
   if (!active.delete(job)) return; // cancelled
   URL.revokeObjectURL(job.card.querySelector("img").src);
   if (card.querySelector("textarea")) {
-    kept.set(card, { key: job.key, html: card.outerHTML, file: identity(job.file) });
+    kept.set(card, { key: job.key, html: card.outerHTML, file: identity(job.file, job.action) });
     card.file = job.file; // for zip.js
     save(card);
   }
@@ -288,7 +289,12 @@ function restore() {
 }
 
 let inside = false; // whether the latest click was on a link to a page of this site: the cards are kept then
-document.addEventListener("click", ({ target }) => (inside = target.closest("a")?.origin === location.origin), true);
+document.addEventListener(
+  "click",
+  ({ target, ctrlKey, metaKey, shiftKey }) => (inside = !(ctrlKey || metaKey || shiftKey) && target.closest("a")?.origin === location.origin),
+  true,
+);
+for (const kind of ["input", "pageshow"]) addEventListener(kind, () => (inside = false));
 
 guardEdits(() => active.size || unsaved.size || (edited.size && !inside));
 

@@ -5,7 +5,7 @@ import { fill, guardEdits, isUnreadable, onDrop, saveFile, sentence, texts, uplo
 
 const POLL = 1000; // milliseconds between two questions; a job that nobody asks about for two minutes ends
 const TRIES = 60; // questions without an answer
-const PATIENCE = 20_000; // milliseconds for an answer
+const PATIENCE = 20_000; // milliseconds until an answer begins
 const secondsFormat = new Intl.NumberFormat(document.documentElement.lang, { minimumIntegerDigits: 2, minimumFractionDigits: 1 });
 
 const find = (selector) => document.querySelector(selector);
@@ -59,7 +59,10 @@ async function send(current) {
 }
 
 async function ask(current, failures = 0) {
-  const response = await fetch(`${current.url}?thumbnails=true`, { signal: AbortSignal.timeout(PATIENCE) }).catch(() => null);
+  const patience = new AbortController();
+  const timer = setTimeout(() => patience.abort(), PATIENCE);
+  const response = await fetch(`${current.url}?thumbnails=true`, { signal: patience.signal }).catch(() => null);
+  clearTimeout(timer); // reading the answer may take longer
   const answer = await response?.json().catch(() => null);
   if (job !== current) return;
   if (answer?.state === "done") return finish(current, null, answer.segments);

@@ -168,8 +168,9 @@ class BoundedChannel(HTTPChannel):
         """Asked at least once a second, also while the client reads nothing."""
         if self.held and not self.total_outbufs_len:
             with self.outbuf_lock:
-                self.outbufs[-1].prune()
-                self.held = self.total_outbufs_len
+                if not self.total_outbufs_len:
+                    self.outbufs[-1].prune()
+                    self.held = 0
         if self.will_close and self.total_outbufs_len:  # waitress would wait until the client reads
             self.handle_close()
             return False

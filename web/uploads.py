@@ -193,6 +193,9 @@ def wait_until_read(photo: Future[Photo]) -> Photo:
         raise
     except NoWorker:
         refuse_without_process()
+    except RuntimeError:
+        errors.labels("no worker").inc()
+        raise
 
 
 def wait(answer: Future[Caption]) -> Caption:

@@ -74,6 +74,7 @@ class VideoJobs:
         self._app = app
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
+        self._sweeping = False  # whether a thread does
 
     def start(self, file: BinaryIO, beam_width: int | None, language: str | None) -> Job:
         """Captions a clip, and closes its file at the end in any case.
@@ -114,8 +115,20 @@ class VideoJobs:
         """A cancelled job whose process is still being ended counts as running."""
         self._jobs = {id: job for id, job in self._jobs.items() if job.running or not job.abandoned}
 
+    def _sweep(self) -> None:
+        """Forget results until none is left. One thread does this."""
+        with self._lock:
+            if self._sweeping:
+                return
+            self._sweeping = True
+        while self._sweeping:
+            time.sleep(SWEEP)
+            with self._lock:
+                self._forget()
+                self._sweeping = bool(self._jobs)
+
     def _run(self, job: Job, file: BinaryIO) -> None:
-        """Caption a clip, then wait until nobody asks for its result."""
+        """Caption a clip, then forget the results that nobody asks for."""
         try:
             with file:
                 job.segments = self._caption(job, file)
@@ -128,10 +141,7 @@ class VideoJobs:
             log.exception("A clip failed")
             self._app.extensions["metrics"].errors.labels("clip failed").inc()
             job.error = error
-        while not job.abandoned:
-            time.sleep(SWEEP)
-        with self._lock:
-            self._forget()
+        self._sweep()
 
     def _caption(self, job: Job, file: BinaryIO) -> list[Segment]:
         extensions, config = self._app.extensions, self._app.config

@@ -144,7 +144,7 @@ def trained_splits(dataset: Dataset, folder: str | Path, trained_on: str) -> dic
     """
     path = Path(folder) / "captions.pkl"
     splits = artifacts.read_pickle(path) if path.exists() else {split: {} for split in SPLITS}
-    splits = {split: shared(dataset, splits[split]) for split in SPLITS}
+    splits = {split: in_common(dataset, splits[split]) for split in SPLITS}
     if any(splits.values()):
         return splits
     if dataset.drawn and dataset.name.lower() == trained_on.lower():
@@ -156,10 +156,14 @@ def trained_splits(dataset: Dataset, folder: str | Path, trained_on: str) -> dic
     return dataset.captions
 
 
-def shared(dataset: Dataset, captions: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """The photos that a data set has too, with their captions: the name and at least one caption are the same."""
-    texts = {name: set(own) for images in dataset.captions.values() for name, own in images.items()}
-    return {name: own for name, own in captions.items() if texts.get(name, set()).intersection(own)}
+def in_common(dataset: Dataset, captions: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The photos that a data set has too, with their captions: the name and the words of one caption are the same."""
+
+    def words(texts: list[str]) -> set[tuple[str, ...]]:
+        return {tuple(LANGUAGES["en"].words(text)) for text in texts}
+
+    theirs = {name: words(texts) for images in dataset.captions.values() for name, texts in images.items()}
+    return {name: texts for name, texts in captions.items() if words(texts) & theirs.get(name, set())}
 
 
 def has_several_captions(captions: Mapping[str, list[str]]) -> bool:

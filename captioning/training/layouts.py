@@ -115,14 +115,17 @@ def _read_coco(folder: Path, path: Path, problems: Problems) -> Source:
             problems.add("annotation file of no known split skipped", file.name)
             continue
         content = _read_json(file, ("images", "annotations"), problems)
-        names, of_name = {}, {}  # id → image name, and image name → its place in the file
+        names, skipped = {}, set()  # id → image name; ids of images whose name another one has
+        taken = set[str]()
         for index, entry in enumerate(content["images"]):
             try:
                 name = PurePosixPath(entry["file_name"]).name.strip()
-                if name in of_name:
+                if name in taken:
                     problems.add("two images of one name, the second skipped", f"{file.name} image {index}")
+                    skipped.add(entry["id"])
                 else:
-                    of_name[name], names[entry["id"]] = index, name
+                    names[entry["id"]] = name
+                    taken.add(name)
             except (KeyError, TypeError):
                 problems.add("malformed entry skipped", f"{file.name} image {index}")
         for image in sorted(folders.keys() & names.values()):
@@ -130,6 +133,8 @@ def _read_coco(folder: Path, path: Path, problems: Problems) -> Source:
         for index, entry in enumerate(content["annotations"]):
             where = f"{file.name} annotation {index}"
             try:
+                if entry["image_id"] in skipped:
+                    continue
                 image = names[entry["image_id"]]
                 caption = Caption(image, entry.get("id"), entry["caption"], where)
             except (KeyError, TypeError):

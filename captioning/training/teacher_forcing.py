@@ -229,28 +229,33 @@ class Training:
 
         Returns these two by their names in `VALUES`, and the captions: image name → caption.
         """
-        if self.encoder:
-            encoded: dict[str, np.ndarray] = {}
-            paths = {n: self.image_paths[n] for n in self.validation}
-            for names, images, _ in read_batches(paths, self.encoder.image_size, 50):
-                batch = ops.convert_to_numpy(self._encode(images)).astype("float16")
-                encoded |= zip(names, batch, strict=True)
-        features = encoded if self.encoder else self.features
         total, count = 0.0, 0.0
-        for names, tokens in caption_batches(self.validation, self.tokenizer, self.batch_size, 0, 0):
-            logits = self._predict(np.stack([features[n] for n in names]), tokens[..., :-1])
-            mask = self._mask(tokens)
-            total += float(caption_loss(logits, tokens[..., 1:], mask)) * mask.sum()
-            count += mask.sum()
-        names = list(self.validation)
         captions: dict[str, str] = {}
         beam_width = min(DEFAULT_BEAM_WIDTH, max_beam_width(self.decoder))
-        for start in range(0, len(names), 50):
-            batch = names[start : start + 50]
-            found = self.search(np.stack([features[n] for n in batch]), beam_width)
-            captions.update((n, self.tokenizer.decode(t[0])) for n, t in zip(batch, found.tokens, strict=True))
+        for names, features in self._validation_features(max(1, 50 // self.batch_size) * self.batch_size):
+            found = self.search(features, beam_width)
+            captions.update((n, self.tokenizer.decode(t[0])) for n, t in zip(names, found.tokens, strict=True))
+            of_name = dict(zip(names, features, strict=True))
+            some = {name: self.validation[name] for name in names}
+            for batch, tokens in caption_batches(some, self.tokenizer, self.batch_size, 0, 0):
+                logits = self._predict(np.stack([of_name[n] for n in batch]), tokens[..., :-1])
+                mask = self._mask(tokens)
+                total += float(caption_loss(logits, tokens[..., 1:], mask)) * mask.sum()
+                count += mask.sum()
         score = cider(captions, self.validation, self.tokenizer.language)
         return {"val_loss": float(total / count), "val_CIDEr": score}, captions
+
+    def _validation_features(self, size: int) -> Iterator[tuple[list[str], np.ndarray]]:
+        """The validation images in batches: names and features (B, R, D)."""
+        if self.encoder:
+            paths = {n: self.image_paths[n] for n in self.validation}
+            for names, images, _ in read_batches(paths, self.encoder.image_size, size):
+                yield names, ops.convert_to_numpy(self._encode(images)).astype("float16")
+        else:
+            names = list(self.validation)
+            for start in range(0, len(names), size):
+                batch = names[start : start + size]
+                yield batch, np.stack([self.features[n] for n in batch])
 
     def run(self, on_epoch: OnEpoch | None = None) -> dict[str, list[float]]:
         """Train to the end, from the last checkpoint if there is one. Returns lists with one value per epoch.

@@ -49,7 +49,7 @@ async function add(items) {
     if (known.has(key)) continue;
     known.add(key);
     if (failed.has(key)) {
-      taken.delete(name);
+      taken.delete(photos.get(failed.get(key)).name);
       dropForGood(failed.get(key));
       files.delete(failed.get(key));
     }
@@ -225,8 +225,9 @@ function render() {
 function renderWords() {
   const ranked = rankWords([...photos.values()], WORDS, JSON.parse(common), words);
   const list = find("#words ol");
-  if (busy() && list.matches(":hover, :focus-within")) return; // a word that is about to be chosen keeps its place
   const have = [...list.querySelectorAll("button")];
+  for (const button of have) button.setAttribute("aria-pressed", words.has(button.value));
+  if (busy() && list.matches(":hover, :focus-within")) return; // a word that is about to be chosen keeps its place
   ranked.forEach(([word, count, written], index) => {
     const button = have[index] ?? list.appendChild(document.createElement("li")).appendChild(document.createElement("button"));
     const label = `${written} ${count}`;

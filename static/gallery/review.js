@@ -139,7 +139,8 @@ export class Review {
     const photo = this.#photo;
     if (!this.#editing) this.#undo.push({ id: photo.id, before: { ...photo } });
     this.#editing = true;
-    this.hooks.put(Object.assign(photo, { text: this.field.value, decorative: !this.field.value.trim() }));
+    const text = this.field.value;
+    this.hooks.put(Object.assign(photo, { text, decorative: !text.trim(), before: undefined }));
     this.#showState(photo);
   }
 
@@ -179,7 +180,6 @@ export class Review {
   }
 
   remove() {
-    if (this.#order.length === 1 && !confirm(texts.removal)) return; // the dialog closes, so that nothing can be undone
     const photo = this.#photo;
     this.#undo.push({ id: photo.id, before: { ...photo }, at: this.#at });
     this.hooks.remove(photo.id);

@@ -1,5 +1,5 @@
 // The gallery of this browser, in IndexedDB: "photos" holds captions and reviews, "thumbnails" the small copies.
-// A photo: {id, key, name, language, choices: [{caption, confidence}], text, reviewed, decorative}, or {…, error}.
+// A photo: {id, key, name, language, choices: [{caption, confidence}], text, reviewed, decorative, before}, or {…, error}.
 
 let problem = () => {};
 const opened = new Promise((resolve, reject) => {

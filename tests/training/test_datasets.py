@@ -221,7 +221,7 @@ def test_translations_of_other_photos_are_a_problem(tmp_path):
 def test_other_photos_of_the_same_names_were_not_trained_on(tmp_path):
     write_flickr8k(tmp_path)
     dataset = load_dataset(tmp_path)
-    trained = {"train": {"a.jpg": ["A car ."]}, "validation": {"c.jpg": ["Caption 1 of c ."]}, "test": {}}
+    trained = {"train": {"a.jpg": ["A car ."]}, "validation": {"c.jpg": ["Caption 1 of c."]}, "test": {}}
     write_pickle(tmp_path / "captions.pkl", trained)
     splits = trained_splits(dataset, tmp_path, "other")
     assert splits == {"train": {}, "validation": trained["validation"], "test": {}}
@@ -343,7 +343,7 @@ def test_coco_images_of_one_name_are_not_mixed_up(tmp_path):
     change(path, "000000000002.jpg", "other/000000000001.jpg")
     dataset = load_dataset(tmp_path)
     assert dataset.captions["train"] == {"000000000001.jpg": ["A cat near 1."] * 2}
-    assert "two images of one name, the second skipped: 1 (captions_train2017.json image 1)" in dataset.problems
+    assert the_problem(dataset) == "two images of one name, the second skipped: 1 (captions_train2017.json image 1)"
 
 
 def test_coco_folders_that_use_the_same_names_are_not_mixed_up(tmp_path):
