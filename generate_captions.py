@@ -203,7 +203,8 @@ def draft_page(options: argparse.Namespace) -> int:
                 left[image] = str(problem)
         output.write(insert_drafts(page, drafts))
     for image in sorted(left):
-        print(f"{options.html}:{image.line}: {image.source or '<img> without src'}: {left[image]}", file=sys.stderr)
+        source = "".join(filter(str.isprintable, image.source[:200])) or "<img> without src"
+        print(f"{options.html}:{image.line}: {source}: {left[image]}", file=sys.stderr)
     print(f"Drafts to check: {len(drafts)}. Images without a draft: {len(left)}.", file=sys.stderr)
     return 1 if left else 0
 
@@ -294,6 +295,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--html", type=Path, metavar="PAGE",
                         help="write drafts of alt texts into a copy of this web page, at --output")  # fmt: skip
     options = parser.parse_args(arguments)
+    if "" in options.photos:
+        parser.error("the name of a photo or folder is empty")
     if options.html and (options.photos or not options.output):
         parser.error("--html needs --output and takes no photos: it captions the images of the page")
     if (options.in_place or options.overwrite) and not options.write_metadata:

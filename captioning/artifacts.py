@@ -77,7 +77,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def replace_file(path: str | Path, mode: str) -> Iterator[IO]:
     """Open a new file that takes the place of ``path`` when the block ends.
 
-    A reader sees the old content or the new one, never a part of it. If the block fails, the old file stays.
+    A reader sees the old content or the new one, never a part of it. If the block fails, the old file stays. The new
+    one has its owner, group and rights, as far as the system permits.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,9 +89,20 @@ def replace_file(path: str | Path, mode: str) -> Iterator[IO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            _keep_owner(path.stat(), temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _keep_owner(status: os.stat_result, path: Path) -> None:
+    for owner in (status.st_uid, -1):  # only root may change the owner
+        with contextlib.suppress(OSError, AttributeError):  # Windows has no chown
+            os.chown(path, owner, status.st_gid)
+            break
+    with contextlib.suppress(OSError):
+        path.chmod(status.st_mode)
 
 
 def sha256(path: Path) -> str:

@@ -111,7 +111,7 @@ class CaptionQueue:
 
         Args:
             options: beam width, alternatives and language; where one is missing or None, it is the queue's.
-            group: what the photo belongs to, such as a request with several photos; by default it is alone.
+            group: what the photo belongs to, such as a request with several photos (hashable); by default it is alone.
             gone: whether nobody waits for the answer any more. Such a photo, and one whose future was cancelled, is
                 dropped before it costs a batch.
 
@@ -150,6 +150,7 @@ class CaptionQueue:
 
     def _request(self, image: np.ndarray | None, gone: Callable, group: object, options: dict[str, Any]) -> _Request:
         chosen = self.options | {name: value for name, value in options.items() if value is not None}
+        self.generator.has_loaded(**chosen)  # an unknown option raises its error here, in the caller's thread
         return _Request(image, gone, object() if group is None else group, chosen)
 
     def _check_room(self) -> None:

@@ -63,7 +63,9 @@ class Caption:
 
 
 class CaptionGenerator:
-    """Captions photos. Make one with `load`. Several threads may use it.
+    """Captions photos. Make one with `load`.
+
+    Several threads may use it, but not a process that was forked after its first use: load another one there.
 
     >>> generator = CaptionGenerator.load("artifacts")
     >>> generator.caption("photo.jpg").text
@@ -160,6 +162,7 @@ class CaptionGenerator:
         language: str | None = None,
     ) -> list[Caption]:
         """Caption several photos, on all cores. Arguments and errors as for `caption`."""
+        self._check(beam_width, alternatives, language)
 
         def caption(batch: Sequence) -> list[Caption]:
             features = self.encode(np.stack([self.prepare(photo) for photo in batch]))
@@ -193,6 +196,7 @@ class CaptionGenerator:
             ValueError: beam width or ``max_seconds`` is out of range, or the model does not have the language.
             RuntimeError: no process can be started, or the one that reads the clip failed.
         """
+        self._check(beam_width, 1, language)
         shots = []
         with _open_clip(path) as file:
             for part in read_shots_safely(file, self.config["image_size"], max_seconds):
@@ -224,17 +228,22 @@ class CaptionGenerator:
         Raises:
             ValueError: beam width or alternatives out of range, or a language that the model does not have.
         """
-        language = language or self.languages[0]
-        if language not in self.languages:
-            raise ValueError(f"the model has no captions in {language!r}, only in: {', '.join(self.languages)}")
-        if not 1 <= alternatives <= MAX_BEAM_WIDTH or not 1 <= beam_width <= MAX_BEAM_WIDTH:
-            raise ValueError(f"beam width and alternatives must be between 1 and {MAX_BEAM_WIDTH}")
+        language = self._check(beam_width, alternatives, language)
         found = self._search(np.asarray(features, np.float32), max(beam_width, alternatives), language)
         results = []
         for b in range(len(features)):
             ranked = [self._caption(found, b, k, language) for k in range(min(alternatives, found.tokens.shape[1]))]
             results.append(dataclasses.replace(ranked[0], alternatives=ranked))
         return results
+
+    def _check(self, beam_width: int, alternatives: int, language: str | None) -> str:
+        """The language; ValueError as for `search`."""
+        language = language or self.languages[0]
+        if language not in self.languages:
+            raise ValueError(f"the model has no captions in {language!r}, only in: {', '.join(self.languages)}")
+        if not 1 <= alternatives <= MAX_BEAM_WIDTH or not 1 <= beam_width <= MAX_BEAM_WIDTH:
+            raise ValueError(f"beam width and alternatives must be between 1 and {MAX_BEAM_WIDTH}")
+        return language
 
     def _caption(self, found: Hypotheses, b: int, k: int, language: str) -> Caption:
         tokenizer = self.tokenizers[language]
@@ -256,6 +265,10 @@ class CaptionGenerator:
 
 def _open_clip(path: str | Path) -> BinaryIO:
     try:
-        return open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115 -- the caller closes it
     except OSError as error:
         raise VideoError(f"The file cannot be opened ({error.strerror}). Check its path and permissions.") from None
+    if not file.seekable():
+        file.close()
+        raise VideoError(f"{path} is a pipe. Save the clip to a file first.")
+    return file

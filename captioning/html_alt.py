@@ -21,6 +21,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from captioning.worker_process import OutOfTime, ProcessLost, ask
 
 MAX_PAGE = 4_000_000
+MAX_BASE = 2000  # characters; a longer base address is ignored, because the address of each image would hold it
 """Bytes of a page."""
 
 MARK = "data-mark-"
@@ -60,7 +61,8 @@ def find_images(page: bytes) -> list[Image]:
     for hours.
 
     Raises:
-        HtmlError: the page is too large, takes too long, or is no text.
+        HtmlError: the page is too large, takes too long, or is not the UTF-16 text that it claims to be.
+        OSError: no process can be started.
     """
     check_size(page)
     try:
@@ -124,6 +126,8 @@ def answer(page: bytes) -> Iterator[list[Image]]:
     ends = [match.start() for match in re.finditer(b"\n", data)]
     first = tree.css_first("base[href]")
     base = first.attributes["href"] or "" if first else ""
+    if len(base) > MAX_BASE:
+        base = ""
     images = []
     for node in tree.css("img"):
         attributes = node.attributes

@@ -9,8 +9,6 @@ The text goes into the XMP properties `Iptc4xmpCore:AltTextAccessibility` and `d
 Photo Metadata Standard 2021.1, and, in JPEG and TIFF, into the older IPTC caption (IIM 2:120) too.
 """
 
-import contextlib
-import os
 import struct
 import unicodedata
 from collections.abc import Iterator
@@ -36,7 +34,7 @@ NEW_PACKET = (
 
 CHARACTER_SET, VERSION, CAPTION_FIELD = (1, 90), (2, 0), (2, 120)  # record and number of fields of IPTC
 UTF_8 = b"\x1b%G"
-FORBIDDEN = ("Cc", "Cs", "Cn")  # kinds of characters: controls, surrogates, unassigned
+FORBIDDEN = ("Cc", "Cs")  # kinds of characters: controls, surrogates
 MAX_CAPTION = 2000
 """Bytes of the IPTC caption; a longer text is cut there."""
 
@@ -59,6 +57,7 @@ def write_metadata(photo: Path, text: str, *, in_place: bool = False, overwrite:
             several pictures. It stays as it is.
         OSError: a file cannot be read or written.
     """
+    photo.stat()  # an error if there is none
     target = photo if in_place else photo.with_name(photo.name + ".xmp")
     target = target.resolve()  # a link stays a link
     old = target.read_bytes() if in_place or target.exists() else None
@@ -73,19 +72,8 @@ def write_metadata(photo: Path, text: str, *, in_place: bool = False, overwrite:
             ) from None
     if new != old:
         with replace_file(target, "wb") as file:
-            if old is not None:
-                _keep_owner(target.stat(), file.name)
             file.write(new)
     return kept
-
-
-def _keep_owner(status: os.stat_result, path: str) -> None:
-    """Give a new file owner, group and rights of the file that it replaces, as far as the system permits."""
-    for owner in (status.st_uid, -1):  # only root may change the owner
-        with contextlib.suppress(OSError, AttributeError):  # Windows has no chown
-            os.chown(path, owner, status.st_gid)
-            break
-    os.chmod(path, status.st_mode)
 
 
 def embed(photo: bytes, text: str, overwrite: bool = False) -> tuple[bytes, list[str]]:
@@ -168,7 +156,8 @@ def answer(photo: bytes, text: str) -> Iterator[tuple[bytes, bytes | None]]:
 
 def _clean(text: str) -> str:
     """One line without the control characters and other codes that XML forbids. Joiners of letters stay."""
-    return " ".join("".join(c for c in text if c.isspace() or unicodedata.category(c) not in FORBIDDEN).split())
+    allowed = (c for c in text if c.isspace() or (unicodedata.category(c) not in FORBIDDEN and c not in "\ufffe\uffff"))
+    return " ".join("".join(allowed).split())
 
 
 def _edit_iptc(block: bytes, text: str, overwrite: bool) -> tuple[bytes, list[str]]:

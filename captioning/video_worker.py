@@ -40,21 +40,22 @@ def read_shots_safely(
     limits = {"cpu_seconds": cpu_seconds or max_seconds, "wall_seconds": wall_seconds}
     worker = WorkerProcess("captioning.video_process", **limits, memory=memory, files=[descriptor])
     try:
-        worker.start()
+        try:
+            worker.start()
+        except OSError as error:
+            raise RuntimeError(f"No process can be started to read a clip: {error}.") from None
         worker.send((descriptor, size, max_seconds, THREADS))
         while (part := worker.receive()) is not None:
+            if isinstance(part, OSError):
+                raise VideoError(f"The file cannot be read ({part.strerror or part}).")
             if isinstance(part, Exception):
                 raise part
             yield part
-    except VideoError:
-        raise
     except OutOfTime:
         raise too_much_time() from None
     except ProcessLost as lost:
         if lost.code < 0:
             raise damaged() from None
         raise RuntimeError(f"The process that reads a clip ended with exit code {lost.code}.") from None
-    except OSError as error:
-        raise RuntimeError(f"No process can be started to read a clip: {error}.") from None
     finally:
         worker.stop()

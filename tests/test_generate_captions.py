@@ -215,6 +215,7 @@ def test_a_worker_that_cannot_start(in_process, photos, monkeypatch, capsys):
         (["--html", "a.html", "--output", "b.html", "--format", "csv"], "--html takes neither"),
         (["--html", "a.html", "--output", "b.html", "--write-metadata"], "--html takes neither"),
         (["a.mp4", "--write-metadata"], "not for clips"),
+        ([""], "is empty"),
     ],
 )
 def test_options_that_do_not_go_together(arguments, message, capsys):

@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         return _error(f"bulk captions need more packages ({error}): pip install -r requirements-cluster.txt")
     if options.features:
+        if options.format != "parquet" or options.language or options.beam_width != DEFAULT_BEAM_WIDTH:
+            parser.error("--features takes neither --format nor --language nor --beam-width")
         return _extract_features(options)
     model_folder = os.environ.get("ARTIFACTS_DIR", str(ROOT / "artifacts"))
     caption_options = {"beam_width": options.beam_width, "language": options.language}

@@ -138,6 +138,8 @@ def _connect(address: str | None) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if ray.is_initialized():
+        return
     try:
         if address is None:
             with no_standard_error():

@@ -114,7 +114,13 @@ class Shards:
         files.delete_file(path)
 
     def export(self, kind: str) -> str:
-        """Write all rows into one file, ``captions.jsonl`` or ``captions.coco.json``; returns its path."""
+        """Write all rows into one file, ``captions.jsonl`` or ``captions.coco.json``; returns its path.
+
+        Raises:
+            BulkError: several photos would have the same id in COCO results.
+        """
+        if kind == "coco":
+            self._check_ids()
         path = f"{self.output}/captions.{'coco.json' if kind == 'coco' else 'jsonl'}"
         if "://" in path:
             files, place = sources.locate(path)
@@ -125,6 +131,17 @@ class Shards:
                 self._export(kind, file)
         return path
 
+    def _check_ids(self) -> None:
+        seen = set()
+        for batch in self._dataset().to_batches(columns=["path", "caption"]):
+            for row in batch.to_pylist():
+                if row["caption"] is not None and (image_id := _image_id(row["path"])) in seen:
+                    raise BulkError(
+                        f"--format coco: several photos would have id {image_id}. Give each folder an output of its own"
+                    )
+                elif row["caption"] is not None:
+                    seen.add(image_id)
+
     def _export(self, kind: str, file: IO[bytes]) -> None:
         separator = b"["
         for batch in self._dataset().to_batches():
@@ -132,8 +149,7 @@ class Shards:
                 if kind == "jsonl":
                     file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
                 elif row["caption"] is not None:
-                    (name,) = re.findall(r"[^/]+(?:#\d+/\d+)?$", row["path"])  # data.parquet#0/7 is a row
-                    result = {"image_id": coco_image_id(name), "caption": row["caption"]}
+                    result = {"image_id": _image_id(row["path"]), "caption": row["caption"]}
                     file.write(separator + b"\n" + json.dumps(result, ensure_ascii=False).encode())
                     separator = b","
         if kind == "coco":
@@ -142,6 +158,11 @@ class Shards:
     def _dataset(self) -> pyarrow.dataset.FileSystemDataset:
         files, folder = sources.locate(self.folder)
         return pyarrow.dataset.dataset(folder, schema=SCHEMA, format="parquet", filesystem=files)
+
+
+def _image_id(path: str) -> int | str:
+    (name,) = re.findall(r"[^/]+(?:#\d+/\d+)?$", path)  # data.parquet#0/7 is a row
+    return coco_image_id(name)
 
 
 def _is_old(info: pyarrow.fs.FileInfo) -> bool:

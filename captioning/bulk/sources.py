@@ -12,7 +12,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -208,8 +208,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _photo_column(table: str, schema: pa.Schema) -> str:
-    names = [*[name for name in COLUMNS if name in schema.names], *(schema.names if len(schema.names) == 1 else [])]
-    for name in names:
+    for name in [name for name in COLUMNS if name in schema.names]:
         kind = schema.field(name).type
         if _is_text(kind) or pa.types.is_null(kind) or _bytes_field(kind) is not None:
             return name
@@ -267,7 +266,9 @@ def _read_tar(source: str) -> Iterator[tuple[str, Content]]:
         with files.open_input_stream(path) as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
             for member in archive:
                 name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES and name not in seen:
+                photo = PurePosixPath(member.name)
+                is_photo = photo.suffix.lower() in SUFFIXES and not photo.name.startswith("._")  # of macOS
+                if member.isfile() and is_photo and name not in seen:
                     seen.add(name)
                     if member.size > MAX_BYTES:
                         yield f"{source}/{name}", _refuse

@@ -200,6 +200,13 @@ def test_a_photo_that_nobody_waits_for_costs_no_batch(queue):
     assert gone.cancelled() and captions.generator.batches == [1, 1]
 
 
+def test_unknown_options_are_an_error_of_the_caller(queue):
+    captions = queue(Brightness())
+    with pytest.raises(TypeError):
+        captions.submit(grey(), beam=5)
+    assert captions.submit(grey(7)).result(20).text == "7"
+
+
 def test_a_failed_batch_does_not_stop_the_queue(queue):
     generator = Brightness()
     captions = queue(generator)

@@ -110,16 +110,18 @@ def test_tars(folder):
         archive.add(folder / "a.jpg", "x/a.jpg")
         archive.add(folder / "notes.txt", "x/a.txt")
         archive.add(folder / "more", "more")
+        archive.add(folder / "notes.txt", "more/._c.JPG")  # as macOS adds them
     assert list(photos_of(folder / "t.tar")) == [f"{folder}/t.tar/x/a.jpg", f"{folder}/t.tar/more/c.JPG"]
     assert f"{folder}/t.tar" in found(folder)
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "absent", "absent/*.jpg", "notes.txt", "empty", "t.csv", "broken.parquet", "x://y"]
+    "wrong", ["", "absent", "absent/*.jpg", "notes.txt", "empty", "t.csv", "paths.csv", "broken.parquet", "x://y"]
 )
 def test_wrong_inputs_are_named(folder, wrong):
     (folder / "empty").mkdir()
     (folder / "t.csv").write_text("a,b\n1,2\n")
+    (folder / "paths.csv").write_text("a.jpg\nmore/c.JPG\n")  # without a header
     (folder / "broken.parquet").write_bytes(b"PAR1 nothing")
     place = wrong if "://" in wrong else str(folder / wrong) if wrong else str(folder / "empty" / "*")
     with pytest.raises(BulkError, match=place.replace("*", r"\*")):
@@ -256,6 +258,13 @@ def test_jsonl_and_coco(output, folder):
     ].dropna().to_dict()
     results = json.loads(Path(output.shards.export("coco")).read_text())
     assert sorted(result["image_id"] for result in results) == ["a", "b ü#1", "c"]
+
+
+def test_coco_ids_that_are_the_same_are_refused(output, folder):
+    (folder / "more" / "a.jpg").write_bytes(picture(7))
+    output.run(folder)
+    with pytest.raises(BulkError, match="several photos would have id a"):
+        output.shards.export("coco")
 
 
 def test_coco_ids_of_the_rows_of_tables_differ(output, folder):

@@ -127,6 +127,11 @@ def test_local_path(source, path):
     assert local_path(Image(0, 1, source)) == path
 
 
+def test_a_huge_base_address_is_not_repeated_for_each_image():
+    images = find_images(b'<base href="http://a/' + b"a" * 10**6 + b'/">' + b"<img src=a.jpg>" * 100)
+    assert [image.source for image in images] == ["a.jpg"] * 100
+
+
 def test_pages_that_are_refused():
     with pytest.raises(HtmlError, match="4 MB"):
         find_images(b"x" * 4_000_001)

@@ -314,7 +314,14 @@ def test_iptc_fields_that_cannot_be_read_are_not_dropped():
         embed(data, TEXT, overwrite=True)
 
 
+def test_a_photo_that_does_not_exist(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_metadata(tmp_path / "folder" / "photo.jpg", TEXT)
+    assert not list(tmp_path.iterdir())
+
+
 def test_joiners_of_letters_stay_and_control_characters_go():
-    text = "می\u200cخواهم \U0001f469\u200d\U0001f680\x07\ufffe"
+    newer = "\U000e0fff"  # not assigned in any version of Unicode so far
+    text = f"می\u200cخواهم \U0001f469\u200d\U0001f680{newer}\x07\ufffe"
     new, _ = embed(encoded("PNG"), text)
-    assert "می\u200cخواهم \U0001f469\u200d\U0001f680".encode() in new and b"\x07<" not in new
+    assert f"می\u200cخواهم \U0001f469\u200d\U0001f680{newer}<".encode() in new and b"\x07<" not in new
