@@ -6,7 +6,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-for threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+for threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[threads] = "1"  # there are enough processes for all cores
 
 

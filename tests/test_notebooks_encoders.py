@@ -17,9 +17,12 @@ from generate_captions import CaptionGenerator
 pytestmark = pytest.mark.slow
 
 NOT_COMPILED = """
+from functools import partial
+
 import tensorflow as tf
 
-from captioning.training import self_critical
+from captioning.network import search
+from captioning.training import self_critical, teacher_forcing
 
 many_searches = self_critical.match_length
 
@@ -33,6 +36,7 @@ def match_length(*arguments):
 
 
 self_critical.match_length = match_length
+teacher_forcing.make_search = partial(search.make_search, max_length=6)
 tf.config.run_functions_eagerly(True)  # for a few steps, compiling takes longer; not for the searches of `match_length`
 """
 

@@ -1,5 +1,7 @@
 """A tiny data set whose features hold what its captions say, and runs of training on it."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,6 +9,7 @@ import tensorflow as tf
 from captioning.network import backend, search
 from captioning.network.decoder import build_decoder
 from captioning.text import Tokenizer
+from captioning.training import self_critical, teacher_forcing
 from captioning.training.features import Features
 
 WORDS = ["red", "green", "blue"]
@@ -21,6 +24,12 @@ def compile_fast() -> None:
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
+def write_short_captions() -> None:
+    """Captions in training have at most four words. Decoders that have learned little would write twenty."""
+    teacher_forcing.make_search = partial(search.make_search, max_length=4)
+    self_critical.make_sampler = partial(search.make_sampler, max_length=4)
+
+
 def new_features() -> Features:
     """The colour is in the features."""
     random = np.random.default_rng(0)
@@ -28,9 +37,9 @@ def new_features() -> Features:
     return Features(array, {n: i for i, n in enumerate(CAPTIONS)}, {})
 
 
-def new_decoder(seed=0, dropout=0.0, depth=3):
+def new_decoder(seed=0, dropout=0.0, depth=3, name="attention"):
     keras.utils.set_random_seed(seed)
-    return build_decoder("attention", len(TOKENIZER), 4, depth, units=16, dropout=dropout, input_dropout=dropout)
+    return build_decoder(name, len(TOKENIZER), 4, depth, units=16, dropout=dropout, input_dropout=dropout)
 
 
 def new_run(cls, folder, decoder=None, **settings):

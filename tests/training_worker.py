@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
-from training_runs import CAPTIONS, compile_fast, new_decoder, new_run
+from training_runs import CAPTIONS, compile_fast, new_decoder, new_run, write_short_captions
 
 from captioning.network.encoder import ENCODERS
 from captioning.training.self_critical import SelfCriticalTraining
@@ -23,7 +23,7 @@ TEACHER_SEED = 100
 def new_training(kind: str, folder: Path, decoder: keras.Model, **settings) -> Training:
     """A stage of notebook 02 with a tiny decoder."""
     if kind == "distillation":
-        return new_run(partial(Distillation, new_decoder(TEACHER_SEED)), folder, decoder, **settings)
+        return new_run(partial(Distillation, new_decoder(TEACHER_SEED, name="lstm")), folder, decoder, **settings)
     if kind == "fine-tuning":
         ENCODERS["mobilenet"] = encoders.MOBILENET
         settings |= {"encoder": encoders.tiny_encoder(), "encoder_learning_rate": 1e-4, "image_paths": draw(folder)}
@@ -58,9 +58,10 @@ def work(
     try:
         workers = connect(timeout)
         compile_fast()
+        write_short_captions()
         tf.config.run_functions_eagerly(not compiled)
         depth = 1024 if kind == "fine-tuning" else 3
-        decoder = new_decoder(workers.index, dropout, depth)  # the others' first weights must not count
+        decoder = new_decoder(workers.index, dropout, depth, "lstm")  # the others' first weights must not count
         training = new_training(kind, folder, decoder, epochs=epochs, batch_size=batch_size, workers=workers)
         losses: list[float] = []
         step = training._step

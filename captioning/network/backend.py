@@ -21,11 +21,11 @@ def training_precision() -> str:
 
 
 def compiled(function: Callable, xla: bool = False) -> Callable:
-    """Compile a function of tensors, once for each shape of its arguments.
+    """Compile a function of tensors, once for each shape of its arguments. Its loops over tensors are `keras.ops`.
 
     ``xla`` takes a second longer to compile and makes functions of many small steps faster.
     """
-    return tf.function(function, jit_compile=xla)
+    return tf.function(function, jit_compile=xla, autograph=False)
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ class Workers:
         if strategy:
             import tensorflow as tf
 
-            self.sum = tf.function(self._add)
+            self.sum = tf.function(self._add, autograph=False)
 
     def rows(self, size: int) -> list[int]:
         """This worker's rows of a batch. If there are too few, it gets the first, which must then weigh nothing."""

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from helpers import remembering
 
 from app import create_app
 from web import server
@@ -34,6 +35,11 @@ def chromium():
         browser = driver.chromium.launch(executable_path=path, args=FLAGS.split())
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def generator(generator):
+    return remembering(generator)
 
 
 @pytest.fixture(scope="module")

@@ -155,7 +155,13 @@ class Output:
 
 
 @pytest.fixture
-def output(tmp_path):
+def loaded(generator, monkeypatch):
+    """Actors take the model that the tests have loaded."""
+    monkeypatch.setattr(actor.CaptionGenerator, "load", lambda folder: generator)
+
+
+@pytest.fixture
+def output(loaded, tmp_path):
     output = Output(tmp_path / "out")
     yield output
     output.actor.workers.close()
@@ -329,7 +335,7 @@ def s3(monkeypatch):
     server.stop()
 
 
-def test_s3(s3, folder, tmp_path):
+def test_s3(s3, loaded, folder, tmp_path):
     for path in filter(Path.is_file, folder.rglob("*")):
         s3.upload_file(path, "photos", f"in/{path.relative_to(folder)}")
     names = [f"s3://photos/in/{name}" for name in ("a.jpg", "b ü#1.png", "more/c.JPG", "z.jpg")]

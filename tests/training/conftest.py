@@ -7,13 +7,15 @@ from PIL import Image
 
 @pytest.fixture(autouse=True)
 def compiles_fast(monkeypatch):
-    """Tests that have imported TensorFlow compile without XLA and the graph optimizer."""
+    """Tests that have imported TensorFlow compile without XLA and the graph optimizer, and write short captions."""
     search = sys.modules.get("captioning.network.search")
     if search:
-        from training_runs import compile_fast
+        from training_runs import compile_fast, self_critical, teacher_forcing, write_short_captions
 
-        monkeypatch.setattr(search, "compiled", search.compiled)  # restores it afterwards
+        for module, name in (search, "compiled"), (teacher_forcing, "make_search"), (self_critical, "make_sampler"):
+            monkeypatch.setattr(module, name, getattr(module, name))  # restores it afterwards
         compile_fast()
+        write_short_captions()
     yield
     if search:
         sys.modules["tensorflow"].config.optimizer.set_experimental_options({"disable_meta_optimizer": False})

@@ -79,9 +79,12 @@ def two(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["teacher forcing", "fine-tuning", "distillation", "self-critical"])
+@pytest.mark.parametrize("kind", ["fine-tuning", "distillation", "self-critical"])
 def test_a_stage_that_is_killed_goes_on_to_the_same_weights(kind, tmp_path):
-    """With dropout. It is killed (SIGKILL) before the last of four steps. Slow: three processes."""
+    """With dropout. It is killed (SIGKILL) before the last of four steps. Slow: three processes.
+
+    Teacher forcing is tested with two workers, below.
+    """
     settings = {"kind": kind, "epochs": 2, "batch_size": 12, "dropout": 0.3, "compiled": False}
     (whole,) = train(1, tmp_path / "whole", **settings)
     ((killed, _),) = finish(start(cluster(1), 0, tmp_path / "cut", **settings, death=3))
@@ -128,7 +131,7 @@ def test_a_worker_that_is_killed_costs_only_time(two, tmp_path):
     assert killed == -signal.SIGKILL
     assert code == 2 and text.startswith("a worker was lost: start all again")
     assert len(json.loads((tmp_path / "log.json").read_text())["history"]["loss"]) == 3
-    (resumed,) = train(1, tmp_path, **SIX_EPOCHS)
+    (resumed,) = train(1, tmp_path, **SIX_EPOCHS, compiled=False)
     np.testing.assert_allclose(resumed["losses"], whole["losses"][6:], rtol=1e-3)
     np.testing.assert_allclose(resumed["history"], whole["history"], rtol=1e-3)
 

@@ -4,7 +4,7 @@ import functools
 import flask_openapi.utils
 import pytest
 from flask import Flask
-from helpers import Brightness, photo, picture
+from helpers import Brightness, photo, picture, remembering
 from jinja2 import FileSystemBytecodeCache
 
 from app import create_app
@@ -27,6 +27,11 @@ def model_schema():
     """The apps of all tests share the JSON schemas of their data, which take twenty milliseconds for each app."""
     cached = functools.cache(flask_openapi.utils.get_model_schema)
     return lambda *arguments, **options: copy.deepcopy(cached(*arguments, **options))
+
+
+@pytest.fixture(scope="session")
+def generator(generator):
+    return remembering(generator)
 
 
 @pytest.fixture
