@@ -86,23 +86,24 @@ def replace_file(path: str | Path, mode: str) -> Iterator[IO]:
     try:
         encoding, errors = (None, None) if "b" in mode else ("utf-8", "surrogateescape")  # file names may not be UTF-8
         with temporary.open(mode, encoding=encoding, errors=errors) as file:
+            _keep_owner(path, file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileNotFoundError):
-            _keep_owner(path.stat(), temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _keep_owner(status: os.stat_result, path: Path) -> None:
-    for owner in (status.st_uid, -1):  # only root may change the owner
-        with contextlib.suppress(OSError, AttributeError):  # Windows has no chown
-            os.chown(path, owner, status.st_gid)
-            break
-    with contextlib.suppress(OSError):
-        path.chmod(status.st_mode)
+def _keep_owner(path: Path, descriptor: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):  # no such file; Windows has no fchown
+        status = path.stat()
+        for owner in (status.st_uid, -1):  # only root may change the owner
+            with contextlib.suppress(OSError):
+                os.fchown(descriptor, owner, status.st_gid)
+                break
+        if os.fstat(descriptor).st_uid == status.st_uid:  # another owner may need rights that this one had
+            os.fchmod(descriptor, status.st_mode)
 
 
 def sha256(path: Path) -> str:

@@ -21,8 +21,9 @@ from urllib.parse import unquote, urljoin, urlsplit
 from captioning.worker_process import OutOfTime, ProcessLost, ask
 
 MAX_PAGE = 4_000_000
-MAX_BASE = 2000  # characters; a longer base address is ignored, because the address of each image would hold it
 """Bytes of a page."""
+MAX_BASE = 2000
+"""Characters of a base address; a longer one is ignored, because the address of each image would hold it."""
 
 MARK = "data-mark-"
 IMG = re.compile(rb"<img(?=[\s/>])", re.IGNORECASE)

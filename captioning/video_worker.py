@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 from captioning.cores import CPU_COUNT
 from captioning.shots import Progress, Shot
-from captioning.video import MAX_SECONDS, VideoError, damaged, too_much_time
+from captioning.video import MAX_SECONDS, damaged, too_much_time
 from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
 
 THREADS = min(CPU_COUNT, 4)  # of the decoder
@@ -32,7 +32,7 @@ def read_shots_safely(
     Raises:
         VideoError: as for `read_shots`, or the clip exceeds a limit.
         ValueError: ``max_seconds`` is not a finite number above 0.
-        RuntimeError: no process can be started.
+        RuntimeError: no process can be started, or the file cannot be read.
     """
     if not 0 < max_seconds < math.inf:
         raise ValueError(f"max_seconds must be a finite number above 0, not {max_seconds}")
@@ -47,7 +47,7 @@ def read_shots_safely(
         worker.send((descriptor, size, max_seconds, THREADS))
         while (part := worker.receive()) is not None:
             if isinstance(part, OSError):
-                raise VideoError(f"The file cannot be read ({part.strerror or part}).")
+                raise RuntimeError(f"The clip cannot be read: {part.strerror or part}.")
             if isinstance(part, Exception):
                 raise part
             yield part

@@ -18,9 +18,9 @@ const status = document.querySelector("#status");
 const waitingText = document.querySelector("#waiting").content.querySelector(".caption").textContent;
 const storage = openStorage();
 const note = document.querySelector("#note");
-const waiting = []; // {file, name, key, action, card, abort} in the order they came
+const waiting = []; // {file, about, name, key, action, card, abort} in the order they came
 const active = new Set();
-const kept = new Map(); // card → {key, html, file}: its key in sessionStorage, the HTML from the server, its `identity`
+const kept = new Map(); // card → {key, html, about}: its key in sessionStorage, the HTML from the server, its `identity`
 const unsaved = new Set(); // cards that are not in sessionStorage: they did not fit, or they came without script
 const edited = new Set(); // cards with a text of the visitor's own that was not downloaded
 let added = Number(savedKeys().at(-1)?.slice(6) ?? 0); // photos in this tab so far, including those from before a reload
@@ -36,7 +36,13 @@ function fromTemplate(id) {
 function add(files) {
   const fresh = [...files].filter((file) => !takeBack(file));
   const taken = new Set([...captions.querySelectorAll(".photo")].map(nameOf));
-  const jobs = fresh.map((file) => ({ file, name: newName(file.name, taken), key: `photo ${(added += 1)}`, action: form.action }));
+  const jobs = fresh.map((file) => ({
+    file,
+    about: identity(file),
+    name: newName(file.name, taken),
+    key: `photo ${(added += 1)}`,
+    action: form.action,
+  }));
   if (fresh.length < files.length) note.textContent = fill(texts.back, { count: files.length - fresh.length });
   if (!jobs.length) return;
   document.querySelector("main > .problem")?.remove();
@@ -49,11 +55,11 @@ function add(files) {
 }
 
 /** What a card is recognised by when its photo is chosen again: the file, and the options of the caption. */
-const identity = ({ name, size }, action) => `${size} ${name} ${new URL(action).search}`;
+const identity = ({ name, size }) => `${size} ${name} ${new URLSearchParams(new FormData(options))}`;
 
 /** Gives a file back to its card from before a reload. Gives whether there is such a card. */
 function takeBack(file) {
-  const [card] = [...kept].find(([card, about]) => !card.file && about.file === identity(file, form.action)) ?? [];
+  const [card] = [...kept].find(([card, { about }]) => !card.file && about === identity(file)) ?? [];
   if (card) card.file = file;
   return Boolean(card);
 }
@@ -136,7 +142,7 @@ async function finish(job, card) {
   if (!active.delete(job)) return; // cancelled
   URL.revokeObjectURL(job.card.querySelector("img").src);
   if (card.querySelector("textarea")) {
-    kept.set(card, { key: job.key, html: card.outerHTML, file: identity(job.file, job.action) });
+    kept.set(card, { key: job.key, html: card.outerHTML, about: job.about });
     card.file = job.file; // for zip.js
     save(card);
   }
@@ -264,10 +270,10 @@ function savedKeys() {
 }
 
 function save(card) {
-  const { key, html, file } = kept.get(card) ?? {};
+  const { key, html, about } = kept.get(card) ?? {};
   if (!key) return void unsaved.add(card); // the card is part of an answer to the form without script
   try {
-    storage.setItem(key, JSON.stringify({ html, file, text: card.querySelector("textarea").value, chosen: card.dataset.chosen }));
+    storage.setItem(key, JSON.stringify({ html, about, text: card.querySelector("textarea").value, chosen: card.dataset.chosen }));
     unsaved.delete(card);
   } catch {
     unsaved.add(card); // no room: the browser asks before it leaves the page
@@ -276,7 +282,7 @@ function save(card) {
 
 function restore() {
   for (const key of savedKeys()) {
-    const { html, file, text, chosen } = JSON.parse(storage.getItem(key));
+    const { html, about, text, chosen } = JSON.parse(storage.getItem(key));
     const card = new DOMParser().parseFromString(html, "text/html").querySelector(".photo");
     const field = card.querySelector("textarea");
     const sentences = [...card.querySelectorAll(".choices li span")].map((choice) => choice.textContent);
@@ -284,7 +290,7 @@ function restore() {
     field.value = text;
     if (chosen) card.dataset.chosen = chosen;
     captions.append(document.adoptNode(card));
-    kept.set(card, { key, html, file });
+    kept.set(card, { key, html, about });
   }
 }
 

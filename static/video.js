@@ -60,10 +60,12 @@ async function send(current) {
 
 async function ask(current, failures = 0) {
   const patience = new AbortController();
-  const timer = setTimeout(() => patience.abort(), PATIENCE);
+  let timer = setTimeout(() => patience.abort(), PATIENCE);
   const response = await fetch(`${current.url}?thumbnails=true`, { signal: patience.signal }).catch(() => null);
-  clearTimeout(timer); // reading the answer may take longer
+  clearTimeout(timer);
+  timer = setTimeout(() => patience.abort(), 5 * PATIENCE); // the answer may be large
   const answer = await response?.json().catch(() => null);
+  clearTimeout(timer);
   if (job !== current) return;
   if (answer?.state === "done") return finish(current, null, answer.segments);
   if (response?.ok && answer) show(texts.reading, answer.progress);

@@ -121,11 +121,13 @@ class VideoJobs:
             if self._sweeping:
                 return
             self._sweeping = True
-        while self._sweeping:
+        while True:
             time.sleep(SWEEP)
             with self._lock:
                 self._forget()
-                self._sweeping = bool(self._jobs)
+                if not self._jobs:
+                    self._sweeping = False
+                    return
 
     def _run(self, job: Job, file: BinaryIO) -> None:
         """Caption a clip, then forget the results that nobody asks for."""

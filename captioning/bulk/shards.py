@@ -132,15 +132,17 @@ class Shards:
         return path
 
     def _check_ids(self) -> None:
-        seen = set()
+        seen: dict[int | str, str] = {}
         for batch in self._dataset().to_batches(columns=["path", "caption"]):
             for row in batch.to_pylist():
-                if row["caption"] is not None and (image_id := _image_id(row["path"])) in seen:
+                if row["caption"] is None:
+                    continue
+                other = seen.setdefault(_image_id(row["path"]), row["path"])
+                if other != row["path"]:
                     raise BulkError(
-                        f"--format coco: several photos would have id {image_id}. Give each folder an output of its own"
+                        f"--format coco: {other} and {row['path']} would have the same id. Use --format jsonl, or "
+                        "give each folder an output of its own"
                     )
-                elif row["caption"] is not None:
-                    seen.add(image_id)
 
     def _export(self, kind: str, file: IO[bytes]) -> None:
         separator = b"["

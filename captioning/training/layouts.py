@@ -133,7 +133,7 @@ def _read_coco(folder: Path, path: Path, problems: Problems) -> Source:
         for index, entry in enumerate(content["annotations"]):
             where = f"{file.name} annotation {index}"
             try:
-                if entry["image_id"] in skipped:
+                if entry["image_id"] in skipped - names.keys():
                     continue
                 image = names[entry["image_id"]]
                 caption = Caption(image, entry.get("id"), entry["caption"], where)

@@ -279,6 +279,7 @@ const review = new Review(find("#review"), {
   get: (id) => photos.get(id),
   put: (photo) => put(photo).then(() => announceChange(photo.id)),
   remove: drop,
+  isLast: (id) => ![...photos.values()].some((photo) => !photo.error && photo.id !== id),
   confidence: ({ confidence }) => `${level(Math.round(100 * confidence))[1]}, ${percent.format(confidence)}`,
   closed: (id) => {
     const at = filtered().findIndex((photo) => photo.id === id);

@@ -16,7 +16,7 @@ export class Review {
   #editing = false; // the present edit is in #undo
 
   /**
-   * @param {object} hooks get(id), put(photo), remove(id), confidence(choice), closed(id)
+   * @param {object} hooks get(id), put(photo), remove(id), isLast(id), confidence(choice), closed(id)
    */
   constructor(dialog, hooks) {
     Object.assign(this, { dialog, hooks });
@@ -181,6 +181,7 @@ export class Review {
 
   remove() {
     const photo = this.#photo;
+    if (this.hooks.isLast(photo.id) && !confirm(texts.removal)) return; // without a photo, there is no review and no undo
     this.#undo.push({ id: photo.id, before: { ...photo }, at: this.#at });
     this.hooks.remove(photo.id);
     this.#order.splice(this.#at, 1);

@@ -73,6 +73,7 @@ def test_many_photos_come_in_groups(visit):
 def test_photos_from_before_a_reload_that_are_chosen_again(visit):
     """Their texts stay."""
     page = visit()
+    page.get_by_label("Language of the captions").select_option("de")
     describe(page, upload("one.png", picture(1)))
     page.get_by_label("Text to publish").fill("A text by a person.")
     page.reload()

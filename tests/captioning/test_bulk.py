@@ -269,7 +269,7 @@ def test_jsonl_and_coco(output, folder):
 def test_coco_ids_that_are_the_same_are_refused(output, folder):
     (folder / "more" / "a.jpg").write_bytes(picture(7))
     output.run(folder)
-    with pytest.raises(BulkError, match="several photos would have id a"):
+    with pytest.raises(BulkError, match="would have the same id"):
         output.shards.export("coco")
 
 
