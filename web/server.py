@@ -202,15 +202,16 @@ def run(server: Any, app: Flask, ready: str) -> None:
         stopping.set()
         server.pull_trigger()  # wakes the loop
 
+    terminal_seen = time.monotonic() if os.isatty(0) else -math.inf
+
+    def has_lost_terminal() -> bool:
+        return not os.isatty(0) and time.monotonic() - terminal_seen < 5  # its shell may pass the signal on later
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     if hasattr(signal, "SIGHUP"):  # not on Windows
         reload = reload_in_background(app)
         signal.signal(signal.SIGHUP, lambda *_: stop() if has_lost_terminal() else reload.set())
-    terminal_seen = -math.inf
-
-    def has_lost_terminal() -> bool:
-        return not os.isatty(0) and time.monotonic() - terminal_seen < 5  # its shell may pass the signal on later
 
     print(ready, flush=True)  # now that signals are handled
 

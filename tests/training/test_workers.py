@@ -200,7 +200,7 @@ def test_the_command_line_refuses_a_wrong_worker(capsys, monkeypatch):
     [
         (PapermillExecutionError(3, 2, "", "WorkerError", "a worker was lost", ""), 2, "error: a worker was lost\n"),
         (PapermillExecutionError(3, 2, "", "KeyError", "'x'", ""), 1, "error: KeyError: 'x'; see "),
-        (DeadKernelError("Kernel died"), 1, "was killed. Start again, all workers"),
+        (DeadKernelError("Kernel died"), 1, "was killed, perhaps for lack of memory"),
     ],
 )
 def test_the_command_line_says_why_the_notebook_failed(error, code, message, capsys, monkeypatch, tmp_path):
