@@ -236,7 +236,7 @@ def add_metadata(path: Path, caption: Caption, in_place: bool, overwrite: bool) 
     try:
         kept = write_metadata(path, sentence(caption.text), in_place=in_place, overwrite=overwrite)
     except MetadataError as error:
-        return str(error)
+        return f"{error} Use a sidecar file: leave out --in-place." if in_place else str(error)
     except OSError as error:
         return f"The metadata cannot be written ({error.strerror or error})."
     if kept:

@@ -49,15 +49,11 @@ def rewrite(data: bytes, edit: Edit) -> bytes:
             return _rewrite_tiff(data, edit)
     except (struct.error, IndexError, zlib.error, OverflowError) as error:
         raise damaged() from error
-    raise MetadataError(
-        "Only JPEG, PNG, WebP and TIFF files can hold the text. Use a sidecar file for this one: leave out --in-place."
-    )
+    raise MetadataError("Only JPEG, PNG, WebP and TIFF files can hold the text.")
 
 
 def damaged() -> MetadataError:
-    return MetadataError(
-        "The metadata of the file is damaged, so it was left as it is. Use a sidecar file: leave out --in-place."
-    )
+    return MetadataError("The metadata of the file is damaged, so it was left as it is.")
 
 
 # JPEG: segments. XMP is in one of kind APP1, IPTC in Photoshop's resources in those of kind APP13.
@@ -70,9 +66,7 @@ class _Segment(NamedTuple):
     @property
     def encoded(self) -> bytes:
         if len(self.body) > 65533:
-            raise MetadataError(
-                "The metadata of the file is too large for a JPEG. Use a sidecar file: leave out --in-place."
-            )
+            raise MetadataError("The metadata of the file is too large for a JPEG.")
         return struct.pack(">BBH", 0xFF, self.marker, len(self.body) + 2) + self.body
 
 
@@ -102,9 +96,7 @@ def _rewrite_jpeg(data: bytes, edit: Edit) -> bytes:
     if index := places(0xE2, b"MPF\0"):  # an index of further pictures; it counts bytes from itself
         behind = sum(len(one.encoded) for one in segments[index[0] :])
         if behind != sum(map(len, encoded[encoded.index(segments[index[0]].encoded) :])):
-            raise MetadataError(
-                "The file holds several pictures, which would be lost. Use a sidecar file: leave out --in-place."
-            )
+            raise MetadataError("The file holds several pictures, which would be lost.")
     return data[:2] + b"".join(encoded) + pixels
 
 
@@ -149,9 +141,7 @@ def _resource(photoshop: bytes, wanted: int) -> bytes | None:
 def _check_single(found: Sized) -> None:
     """Programs differ in which of several blocks of metadata they read."""
     if len(found) > 1:
-        raise MetadataError(
-            "The file has the same kind of metadata several times. Use a sidecar file: leave out --in-place."
-        )
+        raise MetadataError("The file has the same kind of metadata several times.")
 
 
 def _with_iptc(photoshop: bytes, iptc: bytes) -> bytes:
@@ -293,6 +283,6 @@ def _rewrite_tiff(data: bytes, edit: Edit) -> bytes:
     added += struct.pack(count_format, len(entries)) + b"".join(entries[tag] for tag in sorted(entries))
     added += struct.pack(pointer, following)
     if len(data) + len(added) >= most:
-        raise MetadataError("The file is too large for more metadata. Use a sidecar file: leave out --in-place.")
+        raise MetadataError("The file is too large for more metadata.")
     head = data[:pointer_at] + struct.pack(pointer, directory)
     return head + data[len(head) :] + added

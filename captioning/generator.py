@@ -270,6 +270,6 @@ def _open_clip(path: str | Path) -> BinaryIO:
         raise VideoError(f"The file cannot be opened ({error.strerror}). Check its path and permissions.") from None
     if not file.seekable():
         file.close()
-        pipe = "This is a pipe. Save the clip to a file first."
+        pipe = "This is a pipe. Save the clip to a file first."  # the page never shows it: not to be translated
         raise VideoError(pipe)
     return file

@@ -208,7 +208,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _photo_column(table: str, schema: pa.Schema) -> str:
-    for name in [name for name in COLUMNS if name in schema.names]:
+    for name in filter(schema.names.__contains__, COLUMNS):
         kind = schema.field(name).type
         if _is_text(kind) or pa.types.is_null(kind) or _bytes_field(kind) is not None:
             return name

@@ -108,10 +108,10 @@ def load_dataset(folder: str | Path, seed: int = 0) -> Dataset:
         if any(images.values()):
             translations, used = {}, {image for split in SPLITS for image in images[split]}
             flickr30k_names = {_FLICKR8K_SECRET.sub(r"\1", image): image for image in sorted(used)}
+            flickr30k_names.update(zip(used, used, strict=True))
             for language in [code for code in LANGUAGES if code != "en"]:
                 translated = _usable_captions(read_translations(folder, language, problems), problems, language)
-                names = {image: image if image in used else flickr30k_names.get(image, image) for image in translated}
-                translated = {names[image]: texts for image, texts in translated.items()}
+                translated = {flickr30k_names.get(image, image): texts for image, texts in translated.items()}
                 by_split = {split: {i: translated[i] for i in images[split] if i in translated} for split in SPLITS}
                 for image in sorted(translated.keys() - used):
                     problems.add(f"captions in {language!r} of a photo that is not used skipped", image)

@@ -79,12 +79,9 @@ def two(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["fine-tuning", "distillation", "self-critical"])
+@pytest.mark.parametrize("kind", ["teacher forcing", "fine-tuning", "distillation", "self-critical"])
 def test_a_stage_that_is_killed_goes_on_to_the_same_weights(kind, tmp_path):
-    """With dropout. It is killed (SIGKILL) before the last of four steps. Slow: three processes.
-
-    Teacher forcing is tested with two workers, below.
-    """
+    """With dropout. It is killed (SIGKILL) before the last of four steps. Slow: three processes."""
     settings = {"kind": kind, "epochs": 2, "batch_size": 12, "dropout": 0.3, "compiled": False}
     (whole,) = train(1, tmp_path / "whole", **settings)
     ((killed, _),) = finish(start(cluster(1), 0, tmp_path / "cut", **settings, death=3))
