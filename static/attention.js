@@ -1,6 +1,6 @@
 // The words of a caption, and the part of the photo that the model focused on for each.
 
-import { fill, saveFile, texts } from "./shared.js";
+import { fetchFile, fill, saveFile, texts } from "./shared.js";
 
 /** Shows the words as buttons that show their attention; `wholeText` and `wholeSure` are for the whole caption. */
 export function showAttention(card, words, wholeText, wholeSure) {
@@ -41,7 +41,10 @@ export function showAttention(card, words, wholeText, wholeSure) {
     button.tabIndex = index ? -1 : 0; // one stop for the Tab key, then arrow keys, as usual for a toolbar
     button.addEventListener("pointerenter", () => show(button));
     button.addEventListener("pointerleave", () => show(pinned));
-    button.addEventListener("focus", () => show(button));
+    button.addEventListener("focus", () => {
+      for (const other of buttons) other.tabIndex = other === button ? 0 : -1;
+      show(button);
+    });
     button.addEventListener("blur", () => show(pinned));
     button.addEventListener("click", () => pin(pinned === button ? null : button));
     button.addEventListener("keydown", (event) => {
@@ -50,8 +53,6 @@ export function showAttention(card, words, wholeText, wholeSure) {
       if (event.key === "Escape") pin(null);
       if (next === undefined) return;
       event.preventDefault();
-      button.tabIndex = -1;
-      buttons[next].tabIndex = 0;
       buttons[next].focus();
     });
   });
@@ -89,8 +90,7 @@ export async function saveStrip(card) {
   const body = new FormData();
   body.append("image", await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg")), "photo.jpg");
   body.append("words", card.querySelectorAll(".choices li")[card.dataset.chosen].dataset.words);
-  const response = await fetch(document.querySelector("#results").dataset.attention, { method: "POST", body }).catch(() => null);
-  const blob = response?.ok && (await response.blob().catch(() => null));
+  const { blob } = await fetchFile(document.querySelector("#results").dataset.attention, body);
   if (!blob) return texts.undrawn;
   saveFile(blob, `${card.querySelector(".name").textContent.replace(/\.\w+$/, "")}-attention.png`);
 }

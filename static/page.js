@@ -138,7 +138,8 @@ function failedCard(job, problem) {
 }
 
 async function finish(job, card) {
-  await card.querySelector("img")?.decode().catch(() => {}); // avoids flicker
+  const decoded = card.querySelector("img")?.decode().catch(() => {});
+  await Promise.race([decoded, new Promise((resolve) => setTimeout(resolve, 500))]); // avoids flicker; hidden tabs decode nothing
   if (!active.delete(job)) return; // cancelled
   URL.revokeObjectURL(job.card.querySelector("img").src);
   if (card.querySelector("textarea")) {
@@ -176,7 +177,7 @@ function remove(card) {
   for (const cards of [kept, unsaved, edited]) cards.delete(card);
   status.textContent = fill(texts.removed, { name: nameOf(card) });
   card.remove();
-  (neighbour?.querySelector("textarea") ?? neighbour?.querySelector(".actions button:not([hidden])") ?? form.querySelector("#photos")).focus();
+  (neighbour?.querySelector(".actions button:not([hidden])") ?? form.querySelector("#photos")).focus();
 }
 
 // A card with its caption: words, choices, copying, saving
@@ -273,7 +274,7 @@ function save(card) {
   const { key, html, about } = kept.get(card) ?? {};
   if (!key) return void unsaved.add(card); // the card is part of an answer to the form without script
   try {
-    storage.setItem(key, JSON.stringify({ html, about, text: card.querySelector("textarea").value, chosen: card.dataset.chosen }));
+    storage.setItem(key, JSON.stringify({ html, about, text: textOf(card), chosen: card.dataset.chosen, own: edited.has(card) }));
     unsaved.delete(card);
   } catch {
     unsaved.add(card); // no room: the browser asks before it leaves the page
@@ -282,12 +283,10 @@ function save(card) {
 
 function restore() {
   for (const key of savedKeys()) {
-    const { html, about, text, chosen } = JSON.parse(storage.getItem(key));
+    const { html, about, text, chosen, own } = JSON.parse(storage.getItem(key));
     const card = new DOMParser().parseFromString(html, "text/html").querySelector(".photo");
-    const field = card.querySelector("textarea");
-    const sentences = [...card.querySelectorAll(".choices li span")].map((choice) => choice.textContent);
-    if (!sentences.includes(text)) edited.add(card);
-    field.value = text;
+    card.querySelector("textarea").value = text;
+    if (own) edited.add(card);
     if (chosen) card.dataset.chosen = chosen;
     captions.append(document.adoptNode(card));
     kept.set(card, { key, html, about });
@@ -295,11 +294,9 @@ function restore() {
 }
 
 let inside = false; // whether the latest click was on a link to a page of this site: the cards are kept then
-document.addEventListener(
-  "click",
-  ({ target, ctrlKey, metaKey, shiftKey }) => (inside = !(ctrlKey || metaKey || shiftKey) && target.closest("a")?.origin === location.origin),
-  true,
-);
+document.addEventListener("click", ({ target, defaultPrevented, ctrlKey, metaKey, shiftKey }) => {
+  inside = !(defaultPrevented || ctrlKey || metaKey || shiftKey) && target.closest("a")?.origin === location.origin;
+});
 for (const kind of ["input", "pageshow"]) addEventListener(kind, () => (inside = false));
 
 guardEdits(() => active.size || unsaved.size || (edited.size && !inside));
@@ -325,7 +322,8 @@ function haveDownloaded(sent) {
   for (const [card, text] of sent) {
     if (textOf(card) !== text) continue;
     edited.delete(card);
-    if (!kept.has(card)) unsaved.delete(card);
+    if (kept.has(card)) save(card);
+    else unsaved.delete(card);
   }
 }
 
@@ -384,4 +382,4 @@ for (const card of captions.querySelectorAll(".photo")) {
   } catch {} // a card that was kept by an older version of this page still has its text
 }
 
-export { captions, form, haveDownloaded, nameOf, note, textsOf };
+export { captions, form, haveDownloaded, nameOf, note, status, textsOf };

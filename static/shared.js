@@ -13,7 +13,7 @@ export function saveFile(blob, name) {
   link.href = URL.createObjectURL(blob);
   link.download = name;
   link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // phones ask before they save it
 }
 
 /** A name that is not in `taken`, with a number if need be, and adds it: image.png, image (2).png, … */
@@ -29,21 +29,25 @@ export function newName(name, taken) {
 export const isUnreadable = (file) => file.slice(0, 1).arrayBuffer().then(() => false, () => true);
 
 /** The problem that a page of the server names. */
-export async function problemIn(response) {
+async function problemIn(response) {
   const page = new DOMParser().parseFromString((await response?.text().catch(() => null)) ?? "", "text/html");
   return page.querySelector("main > .problem")?.textContent;
+}
+
+/** Sends a form that is answered by a file. Gives {blob, name}, or {problem}: what the server says is wrong, if it does. */
+export async function fetchFile(address, body) {
+  const response = await fetch(address, { method: "POST", body }).catch(() => null);
+  if (!response?.ok) return { problem: await problemIn(response) };
+  const [, name] = response.headers.get("Content-Disposition")?.match(/"(.+)"/) ?? [];
+  const blob = await response.blob().catch(() => null);
+  return blob && name ? { blob, name } : {}; // without a name, it is another page, such as that of a proxy
 }
 
 /** Saves the answer to a form that is submitted, so that no error replaces the page. Gives the error, or null. */
 export async function download(event, fields) {
   event.preventDefault();
-  const body = new URLSearchParams([...fields]);
-  const response = await fetch(event.submitter.formAction, { method: "POST", body }).catch(() => null);
-  if (!response?.ok) return (await problemIn(response)) ?? texts.unreachable;
-  const blob = await response.blob().catch(() => null);
-  if (!blob) return texts.unreachable;
-  const [, name] = response.headers.get("Content-Disposition")?.match(/"(.+)"/) ?? [];
-  if (!name) return texts.unreachable; // the answer is another page, such as that of a proxy
+  const { blob, name, problem } = await fetchFile(event.submitter.formAction, new URLSearchParams([...fields]));
+  if (!blob) return problem ?? texts.unreachable;
   saveFile(blob, name);
   return null;
 }
@@ -63,12 +67,17 @@ export function onPaste(take) {
 
 /** Calls `take(dataTransfer)` when files are dropped anywhere on the page. `form` shows that they may be. */
 export function onDrop(form, take) {
+  let own = false; // whether a picture of this page is dragged: some browsers give it as a file
+  document.addEventListener("dragstart", () => (own = true));
+  document.addEventListener("dragend", () => (own = false));
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {
       if (!event.dataTransfer.types.includes("Files")) return;
       event.preventDefault();
-      form.classList.toggle("target", kind === "dragover" || kind === "dragenter");
-      if (kind === "drop") take(event.dataTransfer);
+      form.classList.toggle("target", !own && (kind === "dragover" || kind === "dragenter"));
+      if (kind !== "drop") return;
+      if (!own) take(event.dataTransfer);
+      own = false; // the picture may be gone, so that its drag has no end
     });
   }
 }

@@ -122,6 +122,7 @@ find("#cancel").addEventListener("click", () => {
 // The timeline
 
 function showTimeline(file, segments) {
+  problem.hidden = true;
   shown = { name: file.name, segments };
   unsaved = false;
   play(file);
@@ -143,12 +144,15 @@ function play(file) {
   player.src = URL.createObjectURL(file);
 }
 
-video.addEventListener("error", () => {
+function refuse() {
   if (!video.hasAttribute("src")) return;
   video.hidden = true;
   find(".unplayable").hidden = false;
   for (const button of timeline.querySelectorAll(".seek")) button.disabled = true;
-});
+}
+
+video.addEventListener("error", refuse);
+video.addEventListener("loadedmetadata", () => video.videoWidth || refuse()); // only its sound can be played
 
 function row(segment) {
   const item = find("#segment").content.firstElementChild.cloneNode(true);
@@ -180,7 +184,7 @@ function clock(time) {
 
 function mark() {
   const index = shown?.segments.findLastIndex((segment) => segment.start <= video.currentTime) ?? -1;
-  [...timeline.children].forEach((item, number) => item.toggleAttribute("aria-current", number === index));
+  timeline.querySelector("[aria-current]")?.removeAttribute("aria-current");
   timeline.children[index]?.setAttribute("aria-current", "true");
 }
 
@@ -217,7 +221,7 @@ for (const button of result.querySelectorAll("[data-format]")) {
   button.addEventListener("click", () => {
     const { format } = button.dataset;
     const name = `${shown.name.replace(/\.\w+$/, "")}.${format}`;
-    saveFile(new Blob([FORMATS[format](shown.segments)], { type: "text/plain" }), name);
+    saveFile(new Blob([FORMATS[format](shown.segments)], { type: "application/octet-stream" }), name); // iOS adds .txt to text/plain
     unsaved = false;
   });
 }

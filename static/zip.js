@@ -1,17 +1,16 @@
 // Downloads the photos of this tab with the texts written into them, as one ZIP file for each request that the server
 // accepts.
 
-import { captions, form, haveDownloaded, nameOf, note, textsOf } from "./page.js";
-import { fill, isUnreadable, problemIn, saveFile, texts } from "./shared.js";
+import { captions, form, haveDownloaded, nameOf, note, status, textsOf } from "./page.js";
+import { fetchFile, fill, isUnreadable, saveFile, texts } from "./shared.js";
 
 const zip = document.querySelector("#zip");
 const label = zip.textContent;
-const status = document.querySelector("#status");
 let writing = false;
 
 /** Gives whether all ZIP files could be written. */
 async function downloadPhotos() {
-  const cards = [...captions.querySelectorAll(".photo")].filter((card) => card.querySelector("textarea"));
+  const cards = [...captions.querySelectorAll(".photo:has(textarea)")];
   const groups = inGroups(cards.filter((card) => card.file));
   const missing = cards.filter((card) => !card.file).length; // from before a reload: the browser has forgotten the file
   note.textContent = missing ? fill(texts.missing, { count: missing }) : "";
@@ -27,10 +26,9 @@ async function downloadPhotos() {
       body.append("image", card.file, nameOf(card));
       body.append("text", sent.get(card));
     }
-    const response = await fetch(zip.dataset.url, { method: "POST", body }).catch(() => null);
-    const blob = response?.ok && (await response.blob().catch(() => null));
+    const { blob, problem } = await fetchFile(zip.dataset.url, body);
     if (!blob) {
-      note.textContent = (await problemIn(response)) ?? texts.unzipped;
+      note.textContent = problem ?? texts.unzipped;
       return false;
     }
     saveFile(blob, groups.length > 1 ? `photos-${index + 1}.zip` : "photos.zip");

@@ -26,7 +26,8 @@ def show_error(error: HTTPException) -> Response:
         400: _("The server could not process this request."),
         404: _("There is nothing at this address."),
         405: _("This address does not accept this kind of request."),
-        413: _("The upload has more than %(megabytes)s MB or %(parts)s fields. Choose fewer or smaller photos.",
+        413: _("The upload has more than %(megabytes)s MB, or more than %(parts)s files and texts. "
+               "Choose fewer or smaller photos.",
                megabytes=megabytes, parts=parts),
         429: _("You have sent too many requests in a short time. Please wait and try again."),
         500: _("Something went wrong on our side, not with your photo. Please try again."),

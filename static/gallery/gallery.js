@@ -5,8 +5,9 @@ import { Cards, forgetThumbnail, forgetThumbnails, makeThumbnail } from "./cards
 import { chosenFiles, droppedFiles, fileKeys } from "./files.js";
 import { Review } from "./review.js";
 import { Sender } from "./sender.js";
-import { forgetEverything, loadPhoto, loadPhotos, onProblem, onChangeElsewhere } from "./store.js";
-import { removePhoto, savePhoto, sweep, announceChange } from "./store.js";
+import {
+  announceChange, forgetEverything, loadPhoto, loadPhotos, onChangeElsewhere, onProblem, removePhoto, savePhoto, sweep,
+} from "./store.js"; // prettier-ignore
 import { rankWords, wordsOf } from "./words.js";
 
 const PAGE = 48; // photos shown at a time
@@ -16,6 +17,7 @@ const find = (selector) => document.querySelector(selector);
 const { captions: address, limit, most, confidence, common } = find("#gallery").dataset;
 const [filters, status, notice, sending] = ["#filters", "#status", "#notice", "#sending"].map(find);
 const levels = JSON.parse(confidence); // [[lowest percentage, words], …], the highest first
+const commonWords = JSON.parse(common);
 const language = document.documentElement.lang;
 const collator = new Intl.Collator(language, { numeric: true });
 const decimal = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
@@ -76,7 +78,7 @@ function say(message) {
   notice.hidden = false;
 }
 
-async function keep({ id, key, file, name }, { error, again, language = "en", alternatives }) {
+async function keep({ id, key, file, name }, { error, again, language, alternatives }) {
   const choices = alternatives?.map(({ caption, confidence }) => ({ caption, confidence }));
   unsaved += 1;
   const saved = put(error ? { id, key, name, error } : { id, key, name, language, choices, text: sentence(choices[0].caption), reviewed: false, decorative: false });
@@ -114,7 +116,7 @@ function showProgress() {
   sending.querySelector("progress").value = done;
   sending.querySelector("progress").hidden = finished;
   const parts = [fill(texts.count, { done, total })];
-  if (!finished && done) {
+  if (sender.busy && done) {
     const seconds = Math.ceil((total - done) / rate);
     const [unit, amount] = seconds < 90 ? ["second", seconds] : ["minute", Math.round(seconds / 60)];
     const time = new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "long" }).format(amount);
@@ -125,9 +127,9 @@ function showProgress() {
   sending.querySelector(".count").textContent = parts.join(" · ");
   const waiting = finished && [...files.keys()].some((id) => photos.get(id)?.error);
   const focused = sending.contains(document.activeElement);
-  find("#cancel").hidden = finished;
+  find("#cancel").hidden = !sender.busy;
   find("#again").hidden = !waiting;
-  if (focused) find(waiting ? "#again" : finished ? "#files" : "#cancel").focus({ preventScroll: true });
+  if (focused) find(waiting ? "#again" : sender.busy ? "#cancel" : "#files").focus({ preventScroll: true });
   if (finished) {
     status.textContent = parts.join(". ");
     for (const id of files.keys()) if (!photos.has(id)) files.delete(id); // cancelled
@@ -223,7 +225,7 @@ function render() {
 }
 
 function renderWords() {
-  const ranked = rankWords([...photos.values()], WORDS, JSON.parse(common), words);
+  const ranked = rankWords([...photos.values()], WORDS, commonWords, words);
   const list = find("#words ol");
   const have = [...list.querySelectorAll("button")];
   for (const button of have) button.setAttribute("aria-pressed", words.has(button.value));

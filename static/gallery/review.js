@@ -59,6 +59,7 @@ export class Review {
 
   #key(event) {
     const inField = event.target === this.field;
+    if (event.repeat && event.key === "Enter" && !inField) return event.preventDefault(); // it would accept photo after photo
     if (inField && (event.key === "Escape" || (event.key === "Enter" && event.ctrlKey))) {
       event.preventDefault(); // ends the edit, not the review
       this.#button("accept").focus();
@@ -112,7 +113,7 @@ export class Review {
     button.append(key, " ", text, " ", confidence);
     button.addEventListener("click", () => {
       const focused = document.activeElement === button;
-      this.#change({ text: text.textContent, decorative: false }, "");
+      this.#change({ text: text.textContent, decorative: false });
       if (focused) this.choices.children[index].firstElementChild.focus();
     });
     item.append(button);
@@ -128,11 +129,11 @@ export class Review {
   }
 
   /** Changes the photo so that it can be undone. */
-  #change(values, message) {
+  #change(values) {
     const photo = this.#photo;
     this.#undo.push({ id: photo.id, before: { ...photo } });
     this.hooks.put(Object.assign(photo, values));
-    this.#show(message);
+    this.#show();
   }
 
   #edit() {

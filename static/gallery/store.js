@@ -2,19 +2,27 @@
 // A photo: {id, key, name, language, choices: [{caption, confidence}], text, reviewed, decorative, before}, or {…, error}.
 
 let problem = () => {};
-const opened = new Promise((resolve, reject) => {
-  const request = indexedDB.open("gallery", 1);
-  request.onupgradeneeded = () => {
-    request.result.createObjectStore("photos", { keyPath: "id" });
-    request.result.createObjectStore("thumbnails");
-  };
-  request.onsuccess = () => resolve(request.result);
-  request.onerror = () => reject(request.error);
-});
+let opened; // a promise of the database
+
+function database() {
+  opened ??= new Promise((resolve, reject) => {
+    const request = indexedDB.open("gallery", 1);
+    request.onupgradeneeded = () => {
+      request.result.createObjectStore("photos", { keyPath: "id" });
+      request.result.createObjectStore("thumbnails");
+    };
+    request.onsuccess = () => {
+      request.result.onclose = () => (opened = undefined); // phones close it in the background
+      resolve(request.result);
+    };
+    request.onerror = () => reject(request.error);
+  });
+  return opened;
+}
 
 /** Runs `work(store, …)` on the stores of these names; gives the result of the request that it returns. */
 async function transact(names, mode, work) {
-  const transaction = (await opened).transaction(names, mode, { durability: "relaxed" });
+  const transaction = (await database()).transaction(names, mode, { durability: "relaxed" });
   const request = work(...names.map((name) => transaction.objectStore(name)));
   return new Promise((resolve, reject) => {
     transaction.oncomplete = () => resolve(request?.result);

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from browsing import BROKEN, picture, upload
-from helpers import SIDE, Brightness, Serving
+from helpers import SIDE, Brightness, Serving, wait_until
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -441,6 +441,12 @@ def test_a_key_that_is_held_down_acts_once(visit):
     for _ in range(2):
         page.keyboard.down("ArrowRight")
     expect(page.locator("#place")).to_have_text("Photo 3 of 3")
+    page.get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="Review").focus()
+    for _ in range(3):
+        page.keyboard.down("Enter")  # opens the dialog, whose focus is on a button
+    page.keyboard.up("Enter")
+    expect(page.locator("#place")).to_have_text("Photo 2 of 3")  # the first one that is not reviewed
 
 
 def test_letters_can_be_switched_off_as_keys(visit):
@@ -581,6 +587,19 @@ def test_delete_everything(visit):
     expect(page.locator("#collection")).to_be_hidden()
     fill(page, photos(1))
     found(page, "^1 of 1 photos")
+
+
+def test_a_database_that_the_browser_closed_is_opened_again(visit):
+    page = visit("gallery")
+    fill(page, photos(2))
+    origin = page.evaluate("location.origin")
+    clear = {"origin": origin, "storageTypes": "indexeddb"}
+    page.context.new_cdp_session(page).send("Storage.clearDataForOrigin", clear)  # closes it, too
+    page.get_by_role("button", name="Review").click()
+    page.keyboard.press("a")
+    expect(page.locator("#place")).to_have_text("Photo 2 of 2")
+    wait_until(lambda: stored(page)[0])
+    assert [photo["reviewed"] for photo in stored(page)[0]] == [True]
 
 
 def test_the_browser_is_asked_once_to_keep_the_gallery(visit):

@@ -253,6 +253,7 @@ def test_words_show_where_the_model_looked(visit, shoot):
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     expect(words.nth(1)).to_have_attribute("aria-pressed", "true")
+    assert words.evaluate_all("words => words.map((word) => word.tabIndex).indexOf(0)") == 1
     expect(shade).to_have_css("opacity", "1")
     assert shade.bounding_box() == page.locator(".photo figure img").bounding_box()
     shoot(page, "word")
@@ -499,7 +500,10 @@ def test_start_again_asks_before_edits_are_lost(visit):
     page.once("dialog", lambda dialog: dialog.dismiss())
     start_again.click()
     expect(field).to_have_value("Made by a person.")
+    asked: list[str] = []
+    page.once("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
     page.reload()
+    assert asked == ["beforeunload"]
     page.once("dialog", lambda dialog: dialog.accept())
     start_again.click()
     expect(page.locator(".photo")).to_have_count(0)

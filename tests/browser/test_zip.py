@@ -78,13 +78,18 @@ def test_photos_from_before_a_reload_that_are_chosen_again(visit):
     page.get_by_label("Text to publish").fill("A text by a person.")
     page.reload()
     page.set_input_files("#photos", [upload("one.png", picture(1)), upload("one.png", picture(2))])
-    expect(page.locator("#note")).to_have_text("Photos that are found again: 1. Their texts stay.")
+    expect(page.locator("#note")).to_have_text(
+        "Already on this page, with your texts: 1. They can go into the ZIP file again."
+    )
     expect(page.locator(".photo:not(.waiting)")).to_have_count(2)
     with page.expect_download() as download:
         page.locator("#zip").click()
     archive = zipfile.ZipFile(download.value.path())
     assert archive.read("one.png") == embed(picture(1), "A text by a person.")[0]
     assert sorted(archive.namelist()) == ["one (2).png", "one.png"]
+    page.reload()
+    page.get_by_role("link", name="Start again").click()  # without a question: the text was downloaded
+    expect(page.locator(".photo")).to_have_count(0)
 
 
 def test_photos_from_before_a_reload_are_counted(visit):
@@ -97,14 +102,17 @@ def test_photos_from_before_a_reload_are_counted(visit):
         page.locator("#zip").click()
     assert zipfile.ZipFile(download.value.path()).namelist() == ["two.png"]
     expect(page.locator("#note")).to_have_text(
-        "Photos that are not in the ZIP file, because the page was reloaded: 1. Choose them again."
+        "Photos that are not in the ZIP file, because the page was reloaded: 1. "
+        "Choose these photos again, then download the ZIP file once more."
     )
 
 
-def test_server_that_refuses(visit):
+@pytest.mark.parametrize("status", [429, 200])
+def test_an_answer_that_is_no_file(status, visit):
+    """200: a page of a proxy."""
     page = visit()
     describe(page)
-    page.route("**/photos.zip", lambda route: route.fulfill(status=429, body="busy"))
+    page.route("**/photos.zip", lambda route: route.fulfill(status=status, body="<p>Log in", content_type="text/html"))
     page.locator("#zip").click()
     expect(page.locator("#note")).to_have_text("Could not write the ZIP file. Try again in a moment.")
     expect(page.locator("#zip")).to_have_text("Photos with text (ZIP)")
