@@ -10,7 +10,11 @@ HOST = 127.0.0.1
 PORT = 8000
 DATASET ?= data/flickr8k
 
-PIP_INSTALL = .venv/bin/python -m pip install --quiet --require-hashes
+# pip would compile on one core. Some packages hold files that are not for this Python: they fail, which does not matter.
+define install
+	.venv/bin/python -m pip install --quiet --require-hashes --no-compile -r $<
+	.venv/bin/python -m compileall -qq -j 0 -x '/(tests?|rllib|sympy)/' .venv/lib || true
+endef
 
 run: .venv/serve
 	.venv/bin/python app.py --host $(HOST) --port $(PORT)
@@ -38,15 +42,15 @@ lock: .venv/dev
 	.venv/bin/uv pip compile --quiet --no-strip-extras -c requirements-dev.lock deploy/ray/requirements.txt -o deploy/ray/requirements.lock
 
 .venv/serve: requirements-serve.lock | .venv/bin/python
-	$(PIP_INSTALL) -r $<
+	$(install)
 	touch $@
 
 .venv/train: requirements.lock | .venv/bin/python
-	$(PIP_INSTALL) -r $<
+	$(install)
 	touch $@ .venv/serve
 
 .venv/dev: requirements-dev.lock | .venv/bin/python
-	$(PIP_INSTALL) -r $<
+	$(install)
 	touch $@ .venv/train .venv/serve
 
 .venv/bin/python:

@@ -27,6 +27,7 @@ def pytest_xdist_auto_num_workers():
 LONG = [
     *("test_notebooks", "test_notebooks_encoders", "test_workers", "test_bulk_cluster"),
     *("test_access", "test_image_workers", "test_gallery", "test_export"),
+    *("test_teacher_forcing", "test_openapi", "test_shipped_model", "test_page", "test_video_page"),
 ]
 
 

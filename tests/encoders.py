@@ -16,7 +16,8 @@ def tiny_encoder():
         if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
             shape = layer.get_weights()[0].shape
             inputs = np.prod(shape[:2] if isinstance(layer, keras.layers.DepthwiseConv2D) else shape[:3])
-            layer.set_weights([random.normal(0, np.sqrt(2 / inputs), shape)])
+            kernel = random.normal(0, np.sqrt(2 / inputs), shape)
+            layer.set_weights([kernel.astype("float16")])  # as it is saved
     return randomise_normalisation(encoder)
 
 

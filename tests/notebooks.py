@@ -15,13 +15,19 @@ import sys
 
 sys.path.append("{ROOT / "tests"}")
 
+from dataclasses import replace
+from functools import cache, partial
+
 from notebooks import only_default_width
 from training_runs import compile_fast
 
-from captioning.network import export
-from captioning.training import languages
+from captioning.network import encoder, export, search
+from captioning.training import languages, self_critical, teacher_forcing
 
 compile_fast()
+teacher_forcing.make_search = self_critical.make_search = cache(search.make_search)  # compiled once for all stages
+self_critical.make_sampler = partial(search.make_sampler, max_length=8)  # one shape; true captions have seven words
+encoder.ENCODERS["resnet50"] = replace(encoder.ENCODERS["resnet50"], fine_tune_from="conv5_block1_1_conv")
 export.SEARCH_BATCH = 1
 export.convert_search = only_default_width(export.convert_search)
 languages.SEVERAL_CAPTIONS = languages.Schedule(epochs=20, self_critical_epochs=0, batch_size=12)  # epochs are short

@@ -24,9 +24,16 @@ import pandas  # noqa: E402
 pytestmark = pytest.mark.slow
 
 
+RAY = {  # by default, Ray's processes give way to all others, and a node that is gone is noticed after 14 s
+    "RAY_worker_niceness": "0",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
 def bulk(*arguments, environment=()):
     command = [sys.executable, "-m", "captioning.bulk", *map(str, arguments)]
-    environment = os.environ | dict(environment)
+    environment = os.environ | RAY | dict(environment)
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
@@ -39,10 +46,10 @@ def finish(process, code):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """120 readable pictures, one broken one, in two folders."""
+    """80 readable pictures, one broken one, in two folders."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "more").mkdir()
-    for i in range(120):
+    for i in range(80):
         (folder / ("more" if i % 3 else "") / f"{i}.jpg").write_bytes(picture(i, (300, 200), "JPEG"))
     broken().save(folder / "z.jpg")
     return folder
@@ -67,7 +74,9 @@ def assert_each_once(output, expected):
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
+    for name, value in RAY.items():
+        monkeypatch.setenv(name, value)
     cluster = ray_cluster.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     yield cluster
@@ -90,11 +99,11 @@ def test_an_actor_and_a_node_are_killed(cluster, photos, expected, tmp_path):
     os.kill(actors()[0].pid, signal.SIGKILL)
     done = len(list(shards.glob("*.parquet")))
     wait_until(lambda: len(list(shards.glob("*.parquet"))) > done, 300)
-    assert len(list(shards.glob("*.parquet"))) < 7, "it is killed on the way"
+    assert len(list(shards.glob("*.parquet"))) < 5, "it is killed on the way"
     cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
-    assert "1 of 121 photos" in finish(run, 1)
+    assert "1 of 81 photos" in finish(run, 1)
     assert_each_once(tmp_path, expected)
-    assert len(json.loads((tmp_path / "captions.coco.json").read_text())) == 120
+    assert len(json.loads((tmp_path / "captions.coco.json").read_text())) == 80
 
 
 def test_features_are_those_of_notebook_01(generator, tmp_path, monkeypatch):

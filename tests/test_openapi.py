@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, remembering
 
 from app import create_app
 from web.server import bind, make_server
@@ -17,7 +17,7 @@ from web.server import bind, make_server
 def test_schemathesis_finds_nothing(generator):
     """Slow: it sends hundreds of requests."""
     listener = bind("127.0.0.1", 0)
-    app = create_app({"RATE_LIMIT": "", "REQUEST_TIMEOUT": 300, "VIDEO_JOBS": 1000}, generator)
+    app = create_app({"RATE_LIMIT": "", "REQUEST_TIMEOUT": 300, "VIDEO_JOBS": 1000}, remembering(generator))
     server = make_server(app, listener)
     threading.Thread(target=server.run, daemon=True).start()
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/openapi.json"

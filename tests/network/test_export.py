@@ -116,6 +116,7 @@ def exported_folder(keras_folder, tmp_path_factory):
 
     def convert_some(decoder, tokenizer, width, *settings):
         wanted = width == 3 or (width, tokenizer.language) == (1, "en")
+        patch.setattr(export, "SEARCH_BATCH", 5 if (width, tokenizer.language) == (3, "en") else 1)
         return convert(decoder, tokenizer, width, *settings) if wanted else {}
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as output:
@@ -191,8 +192,11 @@ def test_the_archive_that_ships_has_a_search_for_each_beam_width():
     ]
 
 
-def test_a_folder_with_keras_models_only_is_converted_when_it_is_loaded(keras_folder, exported_folder, caplog):
+def test_a_folder_with_keras_models_only_is_converted_when_it_is_loaded(
+    keras_folder, exported_folder, caplog, monkeypatch
+):
     """One line of warning says how to export. Slow: a conversion."""
+    monkeypatch.setattr(export, "SEARCH_BATCH", 1)
     caplog.set_level(logging.WARNING)
     generator = CaptionGenerator.load(keras_folder)
     [record] = [record for record in caplog.records if record.name.startswith("captioning")]
@@ -213,8 +217,10 @@ def test_each_beam_width_has_its_search(folder):
 
 @pytest.mark.parametrize("arguments", [[], ["one", "two"]])
 def test_wrong_usage_of_the_command(arguments, capsys):
-    assert export.main(arguments) == 2
-    assert capsys.readouterr().err == "usage: captioning.network.export ARTIFACTS_FOLDER\n"
+    with pytest.raises(SystemExit) as end:
+        export.main(arguments)
+    assert end.value.code == 2
+    assert "usage: python -m captioning.network.export" in capsys.readouterr().err
 
 
 def test_the_command_with_a_folder_that_is_not_there(tmp_path, capsys):
@@ -229,4 +235,4 @@ def test_the_command_as_a_module(capsys, monkeypatch):
     with pytest.raises(SystemExit) as end:
         runpy.run_module("captioning.network.export", run_name="__main__")
     assert end.value.code == 2
-    assert capsys.readouterr().err == "usage: captioning.network.export ARTIFACTS_FOLDER\n"
+    assert "usage: python -m captioning.network.export" in capsys.readouterr().err
