@@ -37,8 +37,8 @@ from captioning.generator import (
     CaptionGenerator,
 )
 from captioning.html_alt import HtmlError, find_images, insert_drafts, local_path
-from captioning.image_workers import ImageWorkers, Photo
-from captioning.images import SUFFIXES, ImageError
+from captioning.image_workers import ImageWorkers
+from captioning.images import SUFFIXES, ImageError, Photo
 from captioning.litert import make_batches, parallel_map
 from captioning.metadata import MetadataError, write_metadata
 from captioning.shots import Progress

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import json
 import os
 import pickle
@@ -20,18 +19,6 @@ EXPORTED = {"encoder.tflite": "encoder.weights.h5", "search.tar.xz": "model.kera
 MANIFEST = "manifest.json"
 REMEDY = "get a fresh copy of the folder (git checkout artifacts) or run notebooks 01 and 02 again"
 
-# Needed to unpickle NumPy's arrays and scalars. None of these can call anything else.
-ALLOWED = {
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("numpy.core.numeric", "_frombuffer"),
-}
-
 
 class ArtifactError(ValueError):
     """A file of the artifacts folder is missing, incomplete, foreign or does not fit the others."""
@@ -39,13 +26,11 @@ class ArtifactError(ValueError):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not allowed")
-        return getattr(importlib.import_module(module.replace("numpy.core", "numpy._core")), name)
+        raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not allowed")
 
 
 def read_pickle(path: str | Path) -> Any:
-    """Read a pickle of builtins and NumPy arrays.
+    """Read a pickle of builtins: numbers, texts, lists, dicts and the like.
 
     Anything else, such as a function call, is refused before it runs.
 
@@ -63,7 +48,7 @@ def read_pickle(path: str | Path) -> Any:
 
 
 def write_pickle(path: str | Path, value: Any) -> None:
-    """Write builtins and NumPy arrays to a file, which is replaced as a whole."""
+    """Write builtins to a file, which is replaced as a whole."""
     write_bytes(path, pickle.dumps(value, protocol=4))
 
 

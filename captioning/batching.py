@@ -50,7 +50,7 @@ class CaptionQueue:
     more not for that of other options either. An exception fails its own batch only.
 
     Args:
-        beam_width, alternatives: as for `CaptionGenerator.caption`.
+        beam_width: as for `CaptionGenerator.caption`. A caption has as many alternatives.
         max_waiting: photos that may wait, with those that are being read; one more is `QueueFull`.
         on_batch: called with the size of each batch and the seconds it took.
 
@@ -63,18 +63,13 @@ class CaptionQueue:
         self,
         generator: CaptionGenerator,
         beam_width: int = DEFAULT_BEAM_WIDTH,
-        alternatives: int = 1,
         max_waiting: int = 64,
         on_batch: Callable[[int, float], None] | None = None,
     ):
         if max_waiting < 1:
             raise ValueError("the queue needs room for one photo at least")
         self.generator, self.on_batch = generator, on_batch or (lambda size, seconds: None)
-        self.options: dict[str, Any] = {
-            "beam_width": beam_width,
-            "alternatives": alternatives,
-            "language": generator.languages[0],
-        }
+        self.options: dict[str, Any] = {"beam_width": beam_width, "language": generator.languages[0]}
         self.max_waiting = max_waiting
         self.failed, self.failing = 0, False
         self._waiting: list[_Request] = []
@@ -102,23 +97,29 @@ class CaptionQueue:
             self.submit(blank).result()  # each thread has a model of its own, so in the one that answers
             return
         for photos in (1, CPU_COUNT):
-            self.generator.caption_batch([blank] * photos, **self.options)
+            self._caption([blank] * photos, self.options)
 
     def submit(
-        self, image: np.ndarray, gone: Callable[[], bool] = lambda: False, group: object = None, **options: Any
+        self,
+        image: np.ndarray,
+        gone: Callable[[], bool] = lambda: False,
+        group: object = None,
+        beam_width: int | None = None,
+        language: str | None = None,
     ) -> Future[Caption]:
         """Queue a photo that `CaptionGenerator.prepare` made; the future gives its `Caption`.
 
         Args:
-            options: beam width, alternatives and language; where one is missing or None, it is the queue's.
+            beam_width, language: where one is missing or None, it is the queue's.
             group: what the photo belongs to, such as a request with several photos (hashable); by default it is alone.
             gone: whether nobody waits for the answer any more. Such a photo, and one whose future was cancelled, is
                 dropped before it costs a batch.
 
         Raises:
             QueueFull: at once.
+            ValueError: the model does not have the language, such as after a reload.
         """
-        request = self._request(image, gone, group, options)
+        request = self._request(image, gone, group, beam_width, language)
         with self._changed:
             self._check_room()
             self._waiting.append(request)
@@ -126,15 +127,19 @@ class CaptionQueue:
         return request.answer
 
     def submit_unread(
-        self, read: Callable[[], Future[Photo]], gone: Callable[[], bool] = lambda: False, group: object = None,
-        **options: Any,
-    ) -> tuple[Future[Photo], Future[Caption]]:  # fmt: skip
+        self,
+        read: Callable[[], Future[Photo]],
+        gone: Callable[[], bool] = lambda: False,
+        group: object = None,
+        beam_width: int | None = None,
+        language: str | None = None,
+    ) -> tuple[Future[Photo], Future[Caption]]:
         """As `submit`, for a photo that is not read yet. It has its place in the queue before ``read`` is called.
 
         Returns the future of ``read`` and that of the caption. If reading fails, both have the same exception; if it is
         cancelled, both are.
         """
-        request = self._request(None, gone, group, options)
+        request = self._request(None, gone, group, beam_width, language)
         with self._changed:
             self._check_room()
             self._coming += 1
@@ -148,10 +153,16 @@ class CaptionQueue:
         photo.add_done_callback(partial(self._arrive, request))
         return photo, request.answer
 
-    def _request(self, image: np.ndarray | None, gone: Callable, group: object, options: dict[str, Any]) -> _Request:
-        chosen = self.options | {name: value for name, value in options.items() if value is not None}
-        self.generator.has_loaded(**chosen)  # an unknown option raises its error here, in the caller's thread
-        return _Request(image, gone, object() if group is None else group, chosen)
+    def _request(
+        self, image: np.ndarray | None, gone: Callable, group: object, beam_width: int | None, language: str | None
+    ) -> _Request:
+        if language and language not in self.generator.languages:
+            raise ValueError(f"the model has no captions in {language!r}")
+        options = {
+            "beam_width": beam_width or self.options["beam_width"],
+            "language": language or self.options["language"],
+        }
+        return _Request(image, gone, object() if group is None else group, options)
 
     def _check_room(self) -> None:
         if self._closed or len(self) >= self.max_waiting:
@@ -230,11 +241,14 @@ class CaptionQueue:
         self._waiting = sorted(rest, key=lambda request: request.group in served)
         return batch
 
+    def _caption(self, images: list, options: dict[str, Any]) -> list[Caption]:
+        return self.generator.caption_batch(images, alternatives=options["beam_width"], **options)
+
     def _answer(self, batch: list[_Request]) -> None:
         start = time.perf_counter()
         try:
             images = [request.image for request in batch]
-            captions = self.generator.caption_batch(images, **batch[0].options)
+            captions = self._caption(images, batch[0].options)
             self.failing = False
             for request, caption in zip(batch, captions, strict=True):
                 request.answer.set_result(caption)

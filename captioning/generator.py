@@ -206,9 +206,9 @@ class CaptionGenerator:
                     on_progress(part)
         return make_segments(shots, self.caption_batch([shot.image for shot in shots], beam_width, language=language))
 
-    def has_loaded(self, beam_width: int, alternatives: int, language: str) -> bool:
+    def has_loaded(self, beam_width: int, language: str) -> bool:
         """Whether the search for these options, as for `caption`, is in memory. Else its first use takes longer."""
-        return self._search.has_loaded(language, max(beam_width, alternatives))
+        return self._search.has_loaded(language, beam_width)
 
     def prepare(self, photo: Any) -> np.ndarray:
         """Read a photo and resize it to the encoder's size: uint8 (H, W, 3)."""

@@ -67,7 +67,7 @@ def find_images(page: bytes) -> list[Image]:
     """
     check_size(page)
     try:
-        return ask(__name__, page, cpu_seconds=5, wall_seconds=30, memory=10**9)
+        return ask(__name__, page, cpu_seconds=5, wall_seconds=30)
     except (OutOfTime, ProcessLost) as error:
         raise HtmlError("The page takes too long to read. Check that it is an HTML file.") from error
 

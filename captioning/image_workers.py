@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from captioning.cores import CPU_COUNT
 from captioning.images import Photo, damaged, read_photo, too_much_memory, too_much_time
@@ -40,19 +41,16 @@ class ImageWorkers:
 
     Args:
         workers: how many pictures are opened at a time; by default one for each core.
-        cpu_seconds: processor time that a picture may take.
-        wall_seconds: time after which a worker that has not answered is taken to hang.
-        memory: bytes that a worker may use on top of what it needs when it has started.
+        limits: of `WorkerProcess`, for each picture.
     """
 
-    def __init__(
-        self, workers: int | None = None, *, cpu_seconds: float = 5, wall_seconds: float = 10, memory: int = 10**9
-    ):
+    def __init__(self, workers: int | None = None, **limits: Any):
+        limits = {"cpu_seconds": 5, "wall_seconds": 10} | limits
         self._waiting: queue.SimpleQueue[tuple[Future[Photo], Order] | None] = queue.SimpleQueue()
         self._closed = False
         self._closing = threading.Lock()  # so that nothing is queued after the workers were told to end
         self._threads = [
-            threading.Thread(target=self._serve, args=(_worker(cpu_seconds, wall_seconds, memory),), daemon=True)
+            threading.Thread(target=self._serve, args=(WorkerProcess(__name__, **limits),), daemon=True)
             for _ in range(workers or CPU_COUNT)
         ]
         for thread in self._threads:
@@ -127,10 +125,6 @@ class ImageWorkers:
             else:
                 future.set_exception(answer)
         return True
-
-
-def _worker(cpu_seconds: float, wall_seconds: float, memory: int) -> WorkerProcess:
-    return WorkerProcess(__name__, cpu_seconds=cpu_seconds, wall_seconds=wall_seconds, memory=memory)
 
 
 def _prepare(worker: WorkerProcess) -> None:

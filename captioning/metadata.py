@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from captioning.artifacts import replace_file
+from captioning.artifacts import write_bytes
 from captioning.containers import MetadataError, damaged, rewrite
 
 __all__ = ["MetadataError", "embed", "sidecar", "write_metadata"]
@@ -71,8 +71,7 @@ def write_metadata(photo: Path, text: str, *, in_place: bool = False, overwrite:
                 f"{target.name} is damaged, so it was left as it is. Delete it and try again."
             ) from None
     if new != old:
-        with replace_file(target, "wb") as file:
-            file.write(new)
+        write_bytes(target, new)
     return kept
 
 

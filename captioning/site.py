@@ -58,7 +58,7 @@ def read_site(uploads: Iterable[tuple[str, bytes]]) -> Site:
         HtmlError: there is no page, a page or the ZIP file cannot be read, or is too large.
     """
     try:
-        return ask(__name__, list(uploads), cpu_seconds=10, wall_seconds=30, memory=10**9)
+        return ask(__name__, list(uploads), cpu_seconds=10, wall_seconds=30)
     except (OutOfTime, ProcessLost, MemoryError) as error:
         raise HtmlError("The upload takes too long to read. Send fewer or smaller files.") from error
 

@@ -27,26 +27,26 @@ class Tokenizer:
     """Word ↔ id, with pad (always 0), start, end and unknown tokens.
 
     Args:
-        word_index: word → id, special tokens included (pad may be left out).
-        special: the spelling of ``pad``, ``start``, ``end`` and ``unknown``.
+        word_index: word → id, with the tokens of `SPECIAL`.
         language: a key of `LANGUAGES`. It decides how captions are split into words and joined.
 
     Raises:
         ValueError: a special token is missing, two words share an id, or the language is unknown.
     """
 
-    def __init__(self, word_index: dict[str, int], special: dict[str, str] = SPECIAL, language: str = "en"):
+    def __init__(self, word_index: dict[str, int], language: str = "en"):
         if language not in LANGUAGES:
             raise ValueError(f"unknown language {language!r}; known: {', '.join(LANGUAGES)}")
-        self.special, self.language = dict(special), language
-        self.word_index = {self.special["pad"]: 0} | {str(word): int(i) for word, i in word_index.items()}
-        missing = [name for name in SPECIAL if self.special.get(name) not in self.word_index]
-        if missing:
+        self.language = language
+        self.word_index = {str(word): int(i) for word, i in word_index.items()}
+        if missing := [name for name, token in SPECIAL.items() if token not in self.word_index]:
             raise ValueError(f"the vocabulary has no {', '.join(missing)} token")
         self.index_word = {i: word for word, i in self.word_index.items()}
         if len(self.index_word) != len(self.word_index) or min(self.index_word) < 0:
             raise ValueError("two words of the vocabulary share an id, or an id is negative")
-        self.pad, self.start, self.end, self.unknown = (self.word_index[self.special[name]] for name in SPECIAL)
+        self.pad, self.start, self.end, self.unknown = map(self.word_index.__getitem__, SPECIAL.values())
+        function_words = LANGUAGES[language].function_words.split()
+        self.function_words = {self.word_index[word] for word in function_words if word in self.word_index}
         self._hidden = {self.pad, self.start, self.end, self.unknown}
         self._spelling = _most_frequent_spelling(sorted(self.word_index, key=self.word_index.__getitem__))
 
@@ -66,7 +66,7 @@ class Tokenizer:
         spelling = _most_frequent_spelling(word for word, _ in inside.most_common())
         counts = Counter(word for words in split for word in _spell(words, spelling))
         words = sorted((w for w, n in counts.items() if n >= minimum_count), key=lambda w: (-counts[w], w))
-        return cls({word: i for i, word in enumerate([*SPECIAL.values(), *words])}, language=language)
+        return cls({word: i for i, word in enumerate([*SPECIAL.values(), *words])}, language)
 
     def encode(self, caption: str) -> list[int]:
         """Ids of a caption between the start and the end token; rare words become unknown."""
@@ -101,13 +101,13 @@ class Tokenizer:
 
     def to_dict(self) -> dict:
         """Builtins only; what ``tokenizer.pkl`` holds."""
-        return {"word_index": dict(self.word_index), "special": dict(self.special), "language": self.language}
+        return {"word_index": dict(self.word_index), "language": self.language}
 
     @classmethod
     def from_dict(cls, data: dict) -> Tokenizer:
         """The inverse of `to_dict`. Raises ValueError when the dict is not one of those."""
         try:
-            return cls(data["word_index"], data["special"], data.get("language", "en"))
+            return cls(data["word_index"], data.get("language", "en"))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a tokenizer: {error!r}") from None
 

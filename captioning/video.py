@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar, cast
 import numpy as np
 from PIL import Image, ImageSequence
 
-from captioning.images import open_photo
+from captioning.images import ImageError, open_photo
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -39,15 +39,8 @@ FULL_RATE = 20  # frames a second; of faster clips, frames that no other frame n
 CODECS = ["h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "prores"]
 
 
-class VideoError(ValueError):
-    """A clip that cannot be read. The message states what is wrong and what to do.
-
-    Its `kind` is "unsupported", "too large" or "damaged", as that of an `ImageError`.
-    """
-
-    def __init__(self, message: str, kind: str = "damaged"):
-        super().__init__(message)
-        self.kind = kind
+class VideoError(ImageError):
+    """A clip that cannot be read. The message states what is wrong and what to do."""
 
 
 class Frame(NamedTuple):

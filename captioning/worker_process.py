@@ -54,7 +54,9 @@ class WorkerProcess:
         files: descriptors of files that it may use, by the same numbers.
     """
 
-    def __init__(self, module: str, *, cpu_seconds: float, wall_seconds: float, memory: int, files: Sequence[int] = ()):
+    def __init__(
+        self, module: str, *, cpu_seconds: float, wall_seconds: float, memory: int = 10**9, files: Sequence[int] = ()
+    ):
         self.module, self.files = module, files
         self.cpu_seconds, self.wall_seconds, self.memory = cpu_seconds, wall_seconds, memory
         self.process: subprocess.Popen | None = None
@@ -131,14 +133,14 @@ class WorkerProcess:
             raise OutOfTime if code == -signal.SIGPROF else ProcessLost(code) from None
 
 
-def ask(module: str, *order: Any, cpu_seconds: float, wall_seconds: float, memory: int) -> Any:
-    """The first answer of a process that is started for one order. The arguments are those of `WorkerProcess`.
+def ask(module: str, *order: Any, **limits: Any) -> Any:
+    """The first answer of a process that is started for one order. The limits are those of `WorkerProcess`.
 
     Raises:
         OutOfTime, ProcessLost: the order exceeds a limit.
         Exception: what the function in the process raised.
     """
-    worker = WorkerProcess(module, cpu_seconds=cpu_seconds, wall_seconds=wall_seconds, memory=memory)
+    worker = WorkerProcess(module, **limits)
     try:
         worker.start()
         worker.send(order)

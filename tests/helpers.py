@@ -94,7 +94,7 @@ class Brightness:
     def prepare(self, image):
         return resize_image(image, (SIDE, SIDE))
 
-    def has_loaded(self, beam_width, alternatives, language):
+    def has_loaded(self, beam_width, language):
         return beam_width not in (5, 6)
 
     def caption_batch(self, images, beam_width, alternatives, language):

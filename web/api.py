@@ -17,7 +17,17 @@ from captioning.languages import LANGUAGES
 from web.attention import draw_attention
 from web.errors import is_api
 from web.schemas import AttentionForm, CaptionOptions, Captions, Metadata, OnePhoto, Photos, Predictions, Problem
-from web.uploads import IMAGE_STATUS, Options, enqueue, limited, one_upload, read, several_uploads, wait
+from web.uploads import (
+    IMAGE_STATUS,
+    Options,
+    enqueue,
+    limited,
+    one_upload,
+    several_uploads,
+    submit,
+    wait,
+    wait_until_read,
+)
 
 SWAGGER = Path(flask_openapi_swagger.__file__).parent / "templates" / "swagger"
 STRIP_SIDE = 448  # pixels of the longer side of the photo in an attention strip
@@ -120,7 +130,7 @@ def attention(form: AttentionForm) -> tuple[bytes, dict[str, str]]:
     file = one_upload()
     with limited(strips):
         try:
-            preview = read(file, STRIP_SIDE // 2, STRIP_SIDE).preview
+            preview = wait_until_read(submit(file, STRIP_SIDE // 2, STRIP_SIDE)).preview
         except ImageError as error:
             abort(IMAGE_STATUS[error.kind], _(str(error)))
         assert preview  # of the requested size

@@ -16,13 +16,12 @@ from werkzeug.datastructures import FileStorage
 
 from captioning.generator import Caption
 from captioning.html_alt import HtmlError, insert_drafts, local_path
-from captioning.image_workers import Photo
-from captioning.images import SUFFIXES, ImageError
+from captioning.images import SUFFIXES, ImageError, Photo
 from captioning.site import Missing, Site, read_site
 from captioning.text import sentence
 from web.language import caption_language
 from web.photo_downloads import zip_entry
-from web.uploads import Options, enqueue, limited, refuse_without_process, wait
+from web.uploads import Options, enqueue, limited, refuse_without_process, uploads, wait
 
 THUMBNAIL = 160  # pixels of the longer side
 MAX_LINK = 1_400_000  # bytes of a file in a link; browsers refuse to save links of more than two million letters
@@ -51,12 +50,12 @@ def html_form() -> str:
 def draft_site() -> str | tuple[str, int]:
     """Answers with a report and, in a link, the new file. So the server stores nothing, and no script is needed."""
     language = caption_language(request.form.get("language"))
-    uploads = [(file.filename, file.stream.read()) for file in request.files.getlist("file") if file.filename]
-    if not uploads:
+    files = [(file.filename or "", file.stream.read()) for file in uploads("file")]
+    if not files:
         abort(400, _("No file was chosen. Choose an HTML file and its pictures, or a ZIP file."))
     try:
         with limited(reading):
-            site = read_site(uploads)
+            site = read_site(files)
     except HtmlError as error:
         return render_template("html.html", error=_(str(error)), chosen=language), 422
     except OSError:

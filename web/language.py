@@ -12,7 +12,7 @@ LANGUAGES = ["en", "de", "fr", "cs"]  # of the page; translations/ holds all but
 
 
 def add_languages(app: Flask) -> None:
-    Babel(app, locale_selector=choose_language)
+    Babel(app, locale_selector=lambda: visitors_language(LANGUAGES))
     app.context_processor(lambda: {"languages": language_names()})
 
     @app.after_request
@@ -21,11 +21,6 @@ def add_languages(app: Flask) -> None:
             response.content_language.add(str(get_locale()))
             response.vary.add("Accept-Language")
         return response
-
-
-def choose_language() -> str:
-    """The first language of the visitor that is in `LANGUAGES`, else English."""
-    return visitors_language(LANGUAGES)
 
 
 def caption_language(chosen: str | None = None) -> str:
@@ -41,5 +36,5 @@ def language_names() -> dict[str, str]:
 
 def visitors_language(available: Sequence[str]) -> str:
     """The first language of the visitor that is available, else the first one available."""
-    wanted = [language.replace("-", "_") for language in request.accept_languages.values()]
+    wanted = [language.replace("-", "_") for language, quality in request.accept_languages if quality]
     return (negotiate_locale(wanted, available) or available[0]).lower()  # in the visitor's spelling: DE, de-CH

@@ -33,7 +33,6 @@ def make_queue(app: Flask, generator: CaptionGenerator) -> CaptionQueue:
     return CaptionQueue(
         generator,
         beam_width=config["BEAM_WIDTH"],
-        alternatives=config["BEAM_WIDTH"],
         max_waiting=config["QUEUE_LENGTH"],
         on_batch=app.extensions["metrics"].batch,
     )

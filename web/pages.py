@@ -13,12 +13,11 @@ from flask import Response, abort, current_app, render_template, request
 from flask_babel import get_locale, lazy_gettext
 from flask_babel import gettext as _
 from flask_openapi import OpenAPI
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from werkzeug.datastructures import FileStorage
 
 from captioning.generator import Caption
-from captioning.image_workers import Photo
-from captioning.images import ImageError
+from captioning.images import ImageError, Photo
 from captioning.languages import LANGUAGES
 from captioning.text import coco_image_id, sentence
 from web.language import caption_language, language_names
@@ -49,6 +48,8 @@ EXAMPLES = {  # captions of the dog and their confidence, for the empty pages; E
 
 class PageOptions(Options):
     """As for the API, but captions are in the visitor's language, unless another one is chosen."""
+
+    model_config = ConfigDict(extra="ignore")  # links from other sites have parameters of their own
 
     @model_validator(mode="after")
     def choose_language(self) -> Self:

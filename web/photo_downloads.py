@@ -38,7 +38,7 @@ def photos_zip() -> Response:
 def zip_photos(files: list[FileStorage], texts: list[str]) -> bytes:
     """The ZIP file. A process with limits writes the texts into the photos."""
     target, taken = io.BytesIO(), set[str]()
-    writer = WorkerProcess("captioning.metadata", cpu_seconds=5, wall_seconds=20, memory=10**9)
+    writer = WorkerProcess("captioning.metadata", cpu_seconds=5, wall_seconds=20)
     try:
         writer.start()
     except OSError:
@@ -56,7 +56,7 @@ def zip_photos(files: list[FileStorage], texts: list[str]) -> bytes:
                 photo, sidecar = written
                 archive.writestr(zip_entry(name), photo)
                 if sidecar:
-                    archive.writestr(zip_entry(f"{name}.xmp"), sidecar)
+                    archive.writestr(zip_entry(unused_name(f"{name}.xmp", taken)), sidecar)
     except (OutOfTime, ProcessLost, MemoryError, ValueError):
         abort(422, _("The text cannot be written into %(name)s. Remove this photo and try again.", name=name))
     finally:

@@ -1,7 +1,6 @@
 """The requests and answers of the API, from which `/openapi.json` is made."""
 
-import functools
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from flask_openapi import FileStorage
 from pydantic import BaseModel, ConfigDict, Field, Json, field_validator
@@ -89,28 +88,18 @@ class Captions(BaseModel):
     photos: list[PhotoResult] = Field(description="In the order in which they were sent.")
 
 
-class Form(BaseModel):
-    """A multipart form."""
-
-    @classmethod
-    @functools.cache
-    def model_json_schema(cls, **options: Any) -> dict[str, Any]:  # type: ignore[override]  # by a cached method
-        """Cached, because flask-openapi asks for it at each request and it takes 0.3 ms."""
-        return super().model_json_schema(**options)
-
-
-class OnePhoto(Form):
+class OnePhoto(BaseModel):
     image: FileStorage = Field(description="JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC.")
 
 
-class Photos(Form):
+class Photos(BaseModel):
     model_config = ConfigDict(extra="forbid")  # options belong in the query string
 
     image: list[FileStorage] = Field(min_length=1, description="One or several photos.")  # at most MAX_PHOTOS
 
 
 class CaptionOptions(Options):
-    model_config = ConfigDict(extra="forbid")  # a misspelt option must not be ignored
+    """The query string of `/api/captions`."""
 
     attention: bool = Field(default=False, description="Add the attention of each word.")
 

@@ -12,7 +12,7 @@ from typing import IO, Any, NoReturn
 
 from flask import Flask, Request, Response, abort, current_app, g, request
 from flask_babel import gettext as _
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import ServiceUnavailable
@@ -20,8 +20,8 @@ from werkzeug.exceptions import ServiceUnavailable
 from captioning.batching import QueueFull
 from captioning.cores import CPU_COUNT
 from captioning.generator import MAX_BEAM_WIDTH, Caption
-from captioning.image_workers import NoWorker, Photo
-from captioning.images import ImageError
+from captioning.image_workers import NoWorker
+from captioning.images import ImageError, Photo
 from web.tracing import span
 
 VIDEOS = "/api/videos"
@@ -52,6 +52,8 @@ class UploadRequest(Request):
 class SearchOptions(BaseModel):
     """The query string for a clip."""
 
+    model_config = ConfigDict(extra="forbid")  # a misspelt option must not be ignored
+
     beam_width: int | None = Field(
         default=None, ge=1, le=MAX_BEAM_WIDTH, description="Candidate captions that the beam search keeps at each word."
     )
@@ -67,7 +69,7 @@ class SearchOptions(BaseModel):
 
 
 class Options(SearchOptions):
-    """The query string for photos, of the page and of the API."""
+    """What the query strings for photos, of the page and of the API, have in common."""
 
     alternatives: int | None = Field(
         default=None, ge=1, le=5, description="Captions per photo, the best one first. The beam is at least as wide."
@@ -83,9 +85,9 @@ class Options(SearchOptions):
         return self.alternatives or min(3, self.width)
 
 
-def uploads() -> list[FileStorage]:
-    """The files of the field `image`, without empty fields."""
-    return [file for file in request.files.getlist("image") if file.filename]
+def uploads(field: str = "image") -> list[FileStorage]:
+    """The files of a field, without empty ones."""
+    return [file for file in request.files.getlist(field) if file.filename]
 
 
 def one_upload() -> FileStorage:
@@ -154,7 +156,7 @@ def start(file: FileStorage, options: Options, preview: int | None) -> tuple[Fut
     gone = request.environ.get("waitress.client_disconnected", lambda: False)
     if gone():
         refuse_gone()
-    search = {"beam_width": options.width, "alternatives": options.width, "language": options.language}
+    search = {"beam_width": options.width, "language": options.language}
     try:
         photo, answer = captions.submit_unread(lambda: submit(file, size, preview), gone, g.group, **search)
     except QueueFull:
@@ -170,12 +172,8 @@ def finish(photo: Future[Photo], answer: Future[Caption]) -> tuple[Photo, Future
         return error
 
 
-def read(file: FileStorage, size: int, preview: int | None = None) -> Photo:
-    """Read an upload in a worker process. Raises ImageError, or ServiceUnavailable after the request's deadline."""
-    return wait_until_read(submit(file, size, preview))
-
-
 def submit(file: FileStorage, size: int, preview: int | None) -> Future[Photo]:
+    """Read an upload in a worker process."""
     g.pending.append(current_app.extensions["images"].submit(file.stream.read(), size=size, preview=preview))
     return g.pending[-1]
 

@@ -159,9 +159,11 @@ class VideoJobs:
             while True:
                 check()
                 try:
-                    return captions.append(waiting[0].result(0.5))
+                    captions.append(waiting[0].result(0.5))
                 except TimeoutError:
                     continue
+                waiting.popleft()
+                return
 
         size = extensions["captions"].generator.config["image_size"]
         try:
@@ -173,22 +175,20 @@ class VideoJobs:
                         continue
                     if len(waiting) == AHEAD:
                         wait()
-                        waiting.popleft()
                     waiting.append(self._submit(job, part.image, check))
                     shots.append(part._replace(image=np.empty(0, np.uint8)))  # no longer needed
             while waiting:
                 wait()
-                waiting.popleft()
         finally:
             for answer in waiting:  # of a clip that failed
                 answer.cancel()
         return make_segments(shots, captions)
 
     def _submit(self, job: Job, image: np.ndarray, check: Callable[[], None]) -> Future[Caption]:
-        options = {"beam_width": job.beam_width, "alternatives": job.beam_width, "language": job.language}
         while True:
             check()
-            try:  # the queue is another one after a reload
-                return self._app.extensions["captions"].submit(image, lambda: job.abandoned, job, **options)
+            try:
+                queue = self._app.extensions["captions"]  # another one after a reload
+                return queue.submit(image, lambda: job.abandoned, job, job.beam_width, job.language)
             except QueueFull:
                 time.sleep(0.2)

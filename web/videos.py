@@ -9,11 +9,11 @@ from flask_openapi import FileStorage, OpenAPI, Tag
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.exceptions import InternalServerError
 
-from captioning.descriptions import Segment, to_srt, to_vtt
+from captioning.descriptions import to_srt, to_vtt
 from captioning.video import VideoError
 from web.language import caption_language
-from web.schemas import Form, Probability, Problem
-from web.uploads import IMAGE_STATUS, VIDEOS, SearchOptions, refuse_busy
+from web.schemas import Probability, Problem
+from web.uploads import IMAGE_STATUS, VIDEOS, SearchOptions, refuse_busy, uploads
 from web.video_jobs import Job, TooManyJobs, VideoJobs
 
 REFUSED: dict[Any, Any] = dict.fromkeys((400, 413, 429, 500, 503), Problem)
@@ -21,11 +21,7 @@ FAILED: dict[Any, Any] = dict.fromkeys((400, 404, 409, 413, 415, 422, 500), Prob
 TEXT = {"schema": {"type": "string"}}
 
 
-class ClipOptions(SearchOptions):
-    model_config = ConfigDict(extra="forbid")  # a misspelt option must not be ignored
-
-
-class OneVideo(Form):
+class OneVideo(BaseModel):
     model_config = ConfigDict(extra="forbid")  # options belong in the query string
 
     video: FileStorage = Field(description="MP4, MOV, WebM, animated GIF or animated WebP.")
@@ -88,12 +84,12 @@ def video() -> str:
     return render_template("video.html", chosen=caption_language())
 
 
-def start_video(query: ClipOptions, form: OneVideo) -> Response:
+def start_video(query: SearchOptions, form: OneVideo) -> Response:
     """Caption a clip
 
     Starts a job. Ask for its result at the `url` of the answer.
     """
-    files = [file for file in request.files.getlist("video") if file.filename]
+    files = uploads("video")
     if len(files) != 1:
         abort(400, _("Send one clip in the multipart field 'video'."))
     stream: Any = files[0].stream
@@ -158,12 +154,7 @@ def describe(job: Job, thumbnails: bool) -> dict:
     return described | {
         "state": "done",
         "progress": 1.0,
-        "segments": [describe_segment(segment, thumbnails) for segment in job.segments],
+        "segments": [
+            segment.to_dict() | ({"thumbnail": segment.thumbnail.url} if thumbnails else {}) for segment in job.segments
+        ],
     }
-
-
-def describe_segment(segment: Segment, thumbnail: bool) -> dict:
-    described = segment.to_dict()
-    if thumbnail:
-        described["thumbnail"] = segment.thumbnail.url
-    return described

@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.features:
         if options.format != "parquet" or options.language or options.beam_width != DEFAULT_BEAM_WIDTH:
             parser.error("--features takes neither --format nor --language nor --beam-width")
+        if "://" in options.output:
+            parser.error("--features needs a folder on this machine as --output")
         return _extract_features(options)
     model_folder = os.environ.get("ARTIFACTS_DIR", str(ROOT / "artifacts"))
     caption_options = {"beam_width": options.beam_width, "language": options.language}
@@ -59,9 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             contextlib.redirect_stdout(nowhere),  # Ray prints tracebacks of what it repeats
             tqdm(total=run.photos, unit="photo", file=sys.stderr) as bar,
         ):
-            for progress in run.work():
-                done, failed = done + progress.photos, failed + progress.failed
-                bar.update(progress.photos)
+            for photos, without in run.work():
+                done, failed = done + photos, failed + without
+                bar.update(photos)
         if options.format != "parquet":
             run.shards.export(options.format)
     except KeyboardInterrupt:
@@ -83,13 +85,11 @@ def _extract_features(options: argparse.Namespace) -> int:
         from captioning.bulk.features import extract
     except ImportError as error:
         return _error(f"features need more packages ({error}): pip install -r requirements.txt")
-    from captioning.training.datasets import DatasetError
-
     try:
         features = extract(options.inputs, Path(options.output), options.address)
     except KeyboardInterrupt:
         return _error("stopped. Run again: what is done stays done", 130)
-    except (BulkError, DatasetError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         return _error(str(error))
     print(f"{len(features)} photos encoded, {len(features.failed)} could not be read", file=sys.stderr)
     return 0

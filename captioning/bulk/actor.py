@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
@@ -50,7 +50,7 @@ class Captioner:
         if model_id(model_folder) != model:
             raise BulkError(f"{model_folder} holds another model on this machine than where the run was started")
         self.model, self.options, self.shards = model, options, shards.Shards(output)
-        self.workers = ImageWorkers(CPU_COUNT)
+        self.workers = ImageWorkers()
         self.fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
 
     def __call__(self, part: pa.Table) -> pa.Table:
@@ -71,6 +71,8 @@ class Captioner:
             yield batch
 
     def _read(self, content: sources.Content) -> Read:
+        if isinstance(content, (ImageError, OSError)):
+            return content
         try:
             data = content if isinstance(content, bytes) else content()
             return self.workers.read(data, size=self.generator.config["image_size"])
@@ -114,11 +116,4 @@ def _contents(part: pa.Table) -> Iterator[tuple[str, str, sources.Content]]:
             for path, content in sources.read_source(source, kind):
                 yield source, path, content
         except (OSError, ImageError) as error:
-            yield source, source, _raises(error)
-
-
-def _raises(error: Exception) -> Callable[[], bytes]:
-    def content() -> bytes:
-        raise error
-
-    return content
+            yield source, source, error

@@ -8,9 +8,8 @@ import re
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.data
 from ray.exceptions import RayError
@@ -26,13 +25,6 @@ from captioning.text import tokenizers_from_dict
 
 AGAIN = "Run again: what is done stays done"
 CORES = 2  # of an actor; fewer if no machine has as many
-
-
-class Progress(NamedTuple):
-    """Photos that were captioned or have an error since the last progress, and those with an error among them."""
-
-    photos: int
-    failed: int
 
 
 class Run:
@@ -75,15 +67,12 @@ class Run:
         self.shards = Shards(output)
         self.mark = self.shards.open()
         self.cores, self.actors = connect(address, cores)
-        self.parts = self.plan()
+        self.parts = plan(self.sources, self.shards, {"model": self.model, **self.options}, self.actors)
         counts = [count for part in self.parts for count in part["photos"].to_pylist()]
         self.photos = None if None in counts else sum(counts)
 
-    def plan(self) -> list[pa.Table]:
-        return plan(self.sources, self.shards, {"model": self.model, **self.options}, self.actors)
-
-    def work(self) -> Iterator[Progress]:
-        """Caption what is missing.
+    def work(self) -> Iterator[tuple[int, int]]:
+        """Caption what is missing; gives, part by part, how many photos are done and how many of them have an error.
 
         Raises:
             BulkError: an actor cannot work, or captions are missing at the end.
@@ -107,7 +96,7 @@ class Run:
         )
         try:
             for row in captions.iter_rows():
-                yield Progress(row["photos"], row["failed"])
+                yield row["photos"], row["failed"]
         except (RayError, ValueError) as error:
             raise BulkError(f"{last_line(error)}. {AGAIN}") from error
         lost = self.sources.join(self.shards.done(), "source", join_type="left anti").num_rows

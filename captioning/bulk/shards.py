@@ -11,6 +11,7 @@ import io
 import json
 import re
 import time
+from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -72,7 +73,8 @@ class Shards:
         try:
             files, folder = sources.locate(self.folder)
             files.create_dir(folder, recursive=True)
-            _write(mark, b"")
+            with _open(mark):
+                pass
             for info in files.get_file_info(pyarrow.fs.FileSelector(folder)):
                 if info.base_name.startswith(".") and info.base_name != MARK and _is_old(info):
                     files.delete_file(info.path)
@@ -107,7 +109,8 @@ class Shards:
             rows = pa.concat_tables([old, rows])
         buffer = io.BytesIO()
         pq.write_table(rows, buffer, compression="zstd")
-        _write(self.path(name), buffer.getvalue())
+        with _open(self.path(name)) as file:
+            file.write(buffer.getvalue())
 
     def delete(self, name: str) -> None:
         files, path = sources.locate(self.path(name))
@@ -122,13 +125,8 @@ class Shards:
         if kind == "coco":
             self._check_ids()
         path = f"{self.output}/captions.{'coco.json' if kind == 'coco' else 'jsonl'}"
-        if "://" in path:
-            files, place = sources.locate(path)
-            with files.open_output_stream(place) as file:
-                self._export(kind, file)
-        else:
-            with artifacts.replace_file(path, "wb") as file:
-                self._export(kind, file)
+        with _open(path) as file:
+            self._export(kind, file)
         return path
 
     def _check_ids(self) -> None:
@@ -235,11 +233,8 @@ def _without_twins(done: pa.Table, shards: Shards) -> pa.Table:
     return done.filter(pc.invert(pc.is_in(done["shard"], surplus)))
 
 
-def _write(path: str, data: bytes) -> None:
-    """Write a file in one step: by renaming, or as one object."""
+def _open(path: str) -> AbstractContextManager[IO[bytes]]:
+    """A new file that appears in one step: by renaming, or as one object."""
     files, place = sources.locate(path)
-    if isinstance(files, pyarrow.fs.LocalFileSystem):
-        artifacts.write_bytes(place, data)
-    else:
-        with files.open_output_stream(place) as stream:
-            stream.write(data)
+    local = isinstance(files, pyarrow.fs.LocalFileSystem)
+    return artifacts.replace_file(place, "wb") if local else files.open_output_stream(place)

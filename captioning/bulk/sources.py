@@ -43,8 +43,8 @@ MAX_BYTES = 2**28
 
 log = logging.getLogger(__name__)
 
-Content = bytes | Callable[[], bytes]
-"""A photo's file, or a function that fetches it and raises an `OSError` or `ImageError`."""
+Content = bytes | Callable[[], bytes] | ImageError | OSError
+"""A photo's file, a function that fetches it and raises an `OSError` or `ImageError`, or the error itself."""
 
 
 def find_sources(inputs: Iterable[str]) -> pa.Table:
@@ -254,7 +254,7 @@ def _read_rows(source: str) -> Iterator[tuple[str, Content]]:
             rows = (value for batch in batches for value in batch.column(0))
             for number, value in enumerate(rows):
                 data = content(value.as_py())
-                yield f"{source}/{number}", data if data is not None else _no_bytes
+                yield f"{source}/{number}", data if data is not None else ImageError("The row holds no photo.")
     except ValueError as error:  # pyarrow's for broken content
         raise ImageError(f"The table is damaged: {error}") from None
 
@@ -271,21 +271,13 @@ def _read_tar(source: str) -> Iterator[tuple[str, Content]]:
                 if member.isfile() and is_photo and name not in seen:
                     seen.add(name)
                     if member.size > MAX_BYTES:
-                        yield f"{source}/{name}", _refuse
+                        yield f"{source}/{name}", _too_large()
                     elif file := archive.extractfile(member):
                         yield f"{source}/{name}", file.read()
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise ImageError(f"The archive is damaged: {error}") from None
     if not seen:
         raise ImageError("The archive holds no photos.")
-
-
-def _no_bytes() -> bytes:
-    raise ImageError("The row holds no photo.")
-
-
-def _refuse() -> bytes:
-    raise _too_large()
 
 
 def _too_large() -> ImageError:

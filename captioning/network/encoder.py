@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,3 +158,11 @@ def fold_batch_normalisation(network: keras.Model) -> keras.Model:
             weights = [kernel * scale, (bias - names["moving_mean"]) * scale + names.get("beta", 0.0)]
         layer.set_weights(weights)
     return faster
+
+
+def weights_checksum(model: keras.Model) -> int:
+    """A number that changes with any bit of the weights."""
+    checksum = 0
+    for weight in model.weights:
+        checksum = zlib.crc32(ops.convert_to_numpy(weight).tobytes(), checksum)
+    return checksum

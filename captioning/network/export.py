@@ -5,10 +5,10 @@ python -m captioning.network.export artifacts
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import errno
 import gc
-import hashlib
 import io
 import logging
 import os
@@ -21,14 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from keras import ops
 from tqdm import tqdm
 
 from captioning import artifacts
 from captioning.exported import encoder_of
 from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH, SEARCH_BATCH
 from captioning.network.decoder import Decoder
-from captioning.network.encoder import Encoder, fold_batch_normalisation
+from captioning.network.encoder import Encoder, fold_batch_normalisation, weights_checksum
 from captioning.network.saving import load_model
 from captioning.network.search import beam_search, max_beam_width
 from captioning.text import Tokenizer
@@ -86,10 +85,7 @@ def convert_encoder(encoder: Encoder) -> bytes:
     It takes about ten seconds. The latest result is kept, because training needs the same one for each set of features.
     """
     global _latest
-    weights = hashlib.sha256()
-    for variable in encoder.weights:
-        weights.update(ops.convert_to_numpy(variable).tobytes())
-    key = encoder.network, encoder.image_size, weights.digest()
+    key = encoder.network, encoder.image_size, weights_checksum(encoder)
     if _latest[0] != key:
         _latest = key, _convert_encoder(encoder)
     return _latest[1]
@@ -143,13 +139,15 @@ def _return_freed_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    if len(arguments) != 1:
-        print(f"usage: {__spec__.name} ARTIFACTS_FOLDER", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(
+        prog="python -m captioning.network.export", description="Convert the Keras models of a folder to LiteRT."
+    )
+    parser.add_argument("folder", help="of the model; the converted files are added to it")
+    folder = parser.parse_args(arguments).folder
     try:
-        export(arguments[0])
+        export(folder)
     except (artifacts.ArtifactError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -157,4 +155,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

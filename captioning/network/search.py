@@ -10,7 +10,6 @@ import numpy as np
 from keras import ops
 
 from captioning.exported import Hypotheses
-from captioning.languages import LANGUAGES
 from captioning.network.backend import compiled
 from captioning.network.decoder import Decoder
 from captioning.text import Tokenizer
@@ -69,8 +68,7 @@ def beam_search(
     """
     K, T, V = beam_width, max_length, decoder.vocabulary_size
     token_mask = special_token_mask(tokenizer, V)
-    function_words = LANGUAGES[tokenizer.language].function_words.split()
-    repeatable = {tokenizer.pad, tokenizer.end} | {tokenizer.word_index.get(word) for word in function_words}
+    repeatable = {tokenizer.pad, tokenizer.end} | tokenizer.function_words
     repeat_mask = np.array([0.0 if i in repeatable else NEVER for i in range(V)], "float32")
     memory, state = decoder.start(features, K)
     B = ops.shape(features)[0]

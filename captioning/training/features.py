@@ -15,7 +15,7 @@ from keras import ops
 from tqdm import tqdm
 
 from captioning import artifacts
-from captioning.network.encoder import Encoder
+from captioning.network.encoder import Encoder, weights_checksum
 from captioning.network.export import quantized_encoder
 from captioning.training.augmentation import augment
 from captioning.training.reading import read_batches
@@ -172,14 +172,6 @@ def file_sizes(image_paths: Mapping[str, Path]) -> list[tuple[str, int | None]]:
 def sizes_checksum(sizes: list[tuple[str, int | None]]) -> int:
     """A number that changes with the names, their order and the sizes of the files."""
     return zlib.crc32(repr(sizes).encode())
-
-
-def weights_checksum(model: keras.Model) -> int:
-    """A number that changes with any bit of the weights."""
-    checksum = 0
-    for weight in model.weights:
-        checksum = zlib.crc32(ops.convert_to_numpy(weight).tobytes(), checksum)
-    return checksum
 
 
 def checksum(model: keras.Model) -> float:

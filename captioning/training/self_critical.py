@@ -12,6 +12,9 @@ from captioning.training.features import Features
 from captioning.training.reward import CaptionReward
 from captioning.training.teacher_forcing import Captions, Training, caption_loss
 
+SAMPLES = 5  # captions per image
+TEMPERATURE = 0.5  # of sampling; at 1, after label smoothing, every tenth word would be arbitrary
+
 
 class SelfCriticalTraining(Training):
     """Train a decoder for the scores of whole captions (Rennie et al., 2017, arXiv:1612.00563).
@@ -22,25 +25,21 @@ class SelfCriticalTraining(Training):
 
     Args: as for `Training`, and
 
-        samples: captions per image.
-        temperature: of sampling. After label smoothing it must be below 1: at 1 every tenth word would be arbitrary.
         bleu: weight of BLEU in the reward, as for `CaptionReward`.
     """
 
-    def __init__(self, *args, samples: int = 5, temperature: float = 0.5, bleu: float = 1.0, **kwargs):
+    def __init__(self, *args, bleu: float = 1.0, **kwargs):
         super().__init__(*args, label_smoothing=0.0, **kwargs)  # type: ignore[misc]  # *args end before it
-        self.settings |= {"samples": samples, "temperature": temperature, "bleu": bleu}
-        self.temperature = temperature
-        self.sample, self.seeds = make_sampler(self.decoder, self.tokenizer, samples, temperature=temperature)
+        self.settings |= {"samples": SAMPLES, "temperature": TEMPERATURE, "bleu": bleu}
+        self.sample, self.seeds = make_sampler(self.decoder, self.tokenizer, SAMPLES, temperature=TEMPERATURE)
         self.reward = CaptionReward(
             self.train, end_token=True, brevity_penalty=True, bleu=bleu, language=self.tokenizer.language
         )
-        self.samples = samples
 
     def _loss(self, features, tokens, weights):
         # Captions are sampled without dropout and without special tokens, and their probabilities must be computed in
         # the same way. Otherwise tokens that are never sampled would gain the probability that bad captions lose.
-        logits = self.decoder([features, tokens[..., :-1]]) / self.temperature
+        logits = self.decoder([features, tokens[..., :-1]]) / TEMPERATURE
         logits += special_token_mask(self.tokenizer, self.decoder.vocabulary_size)
         return caption_loss(logits, tokens[..., 1:], weights)
 
@@ -57,10 +56,10 @@ class SelfCriticalTraining(Training):
             sampled = ops.convert_to_numpy(self.sample(features))  # (B, C, T)
             length = -(-int((sampled != self.tokenizer.pad).sum(-1).max()) // 4) * 4
             sampled = sampled[..., :length]
-            repeated = [n for n in batch for _ in range(self.samples)]
+            repeated = [n for n in batch for _ in range(SAMPLES)]
             captions = [self.tokenizer.decode(row) for row in sampled.reshape(-1, sampled.shape[-1])]
-            rewards = self.reward.reward(repeated, captions).reshape(len(batch), self.samples)
-            others = (rewards.sum(1, keepdims=True) - rewards) / (self.samples - 1)
+            rewards = self.reward.reward(repeated, captions).reshape(len(batch), SAMPLES)
+            others = (rewards.sum(1, keepdims=True) - rewards) / (SAMPLES - 1)
             tokens = np.insert(sampled, 0, self.tokenizer.start, axis=-1)
             yield features, tokens, self._mask(tokens) * (rewards - others)[..., None] * has_part
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 import numpy as np
 from tqdm import tqdm
 
-from captioning.languages import LANGUAGES
 from captioning.network.decoder import Decoder
 from captioning.text import Tokenizer
 from captioning.training.features import Features
@@ -36,8 +35,7 @@ def fit_word_prior(
     names, V, D = list(captions), decoder.vocabulary_size, features.array.shape[-1]
     has_prior = np.ones(V, bool)
     has_prior[[tokenizer.pad, tokenizer.start, tokenizer.end, tokenizer.unknown]] = False
-    function_words = LANGUAGES[tokenizer.language].function_words.split()
-    has_prior[[tokenizer.word_index[word] for word in function_words if word in tokenizer.word_index]] = False
+    has_prior[list(tokenizer.function_words)] = False
     mean, share_of_all = np.zeros(D), np.zeros(V)
     covariance, products = np.zeros((D, D)), np.zeros((D, V))
     for start in tqdm(range(0, len(names), BATCH), desc="word prior"):

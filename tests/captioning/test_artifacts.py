@@ -197,13 +197,10 @@ def test_malicious_pickles_are_refused_before_they_run(attack, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("protocol", [4, 5])
-def test_builtins_and_arrays_survive(protocol, tmp_path):
-    value = {"a": [1, 2.5, "x", None, True, (1,), {3}], "array": np.arange(6, dtype="float16").reshape(2, 3)}
-    value["scalar"] = np.float32(3)
+def test_builtins_survive(protocol, tmp_path):
+    value = {"a": [1, 2.5, "x", None, True, (1,), {3}, frozenset("b"), b"c"]}
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol=protocol))
-    back = read_pickle(tmp_path / "x.pkl")
-    np.testing.assert_array_equal(back.pop("array"), value.pop("array"))
-    assert back == value
+    assert read_pickle(tmp_path / "x.pkl") == value
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -68,13 +68,13 @@ def test_the_free_cores_share_what_waits(waiting, sizes, queue):
 
 def test_photos_of_one_batch_have_the_same_options(queue, one_core):
     generator = Brightness()
-    captions = queue(generator, beam_width=3, alternatives=3)
+    captions = queue(generator, beam_width=3)
     keep_busy(captions)
     answers = [captions.submit(grey(n), **({"beam_width": 5} if n % 2 else {})) for n in range(7)]
     generator.gate.set()
     assert [answer.result(20).text for answer in answers] == [str(n) for n in range(7)]
     assert generator.batches == [1, 4, 3]
-    assert generator.options[1:] == [(3, 3), (5, 3)]
+    assert generator.options[1:] == [(3, 3), (5, 5)]
 
 
 def test_a_batch_has_photos_of_all_groups_that_wait(queue, one_core):
@@ -200,10 +200,10 @@ def test_a_photo_that_nobody_waits_for_costs_no_batch(queue):
     assert gone.cancelled() and captions.generator.batches == [1, 1]
 
 
-def test_unknown_options_are_an_error_of_the_caller(queue):
+def test_a_language_that_the_model_lacks_is_an_error_of_the_caller(queue):
     captions = queue(Brightness())
-    with pytest.raises(TypeError):
-        captions.submit(grey(), beam=5)
+    with pytest.raises(ValueError, match="no captions in 'de'"):
+        captions.submit(grey(), language="de")
     assert captions.submit(grey(7)).result(20).text == "7"
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from captioning.artifacts import read_pickle, write_pickle
 from captioning.languages import LANGUAGES
-from captioning.text import SPECIAL, Tokenizer, coco_image_id, tokenizers_from_dict, tokenizers_to_dict
+from captioning.text import Tokenizer, coco_image_id, tokenizers_from_dict, tokenizers_to_dict
 
 CAPTIONS = ["A dog runs .", "The dog's 2 puppies run !", "a tri-colored dog", "Un été à la plage"]
 
@@ -41,16 +41,15 @@ def test_broken_dicts_are_refused():
     for broken in (
         {},
         None,
-        {"word_index": {"<start>": 1}, "special": {}, "language": "en"},
-        {"word_index": 3, "special": SPECIAL, "language": "en"},
+        {"word_index": 3, "language": "en"},
     ):
         with pytest.raises(ValueError, match="not a tokenizer"):
             Tokenizer.from_dict(broken)
-    with pytest.raises(ValueError, match="no end, unknown"):
-        Tokenizer.from_dict({"word_index": {"<start>": 1}, "special": SPECIAL, "language": "en"})
+    with pytest.raises(ValueError, match="no pad, end, unknown"):
+        Tokenizer.from_dict({"word_index": {"<start>": 1}, "language": "en"})
     words = Tokenizer.fit(CAPTIONS, 1).word_index
     with pytest.raises(ValueError, match="share an id"):
-        Tokenizer.from_dict({"word_index": words | {"dog": 4}, "special": SPECIAL, "language": "en"})
+        Tokenizer.from_dict({"word_index": words | {"dog": 4}, "language": "en"})
 
 
 def test_an_unknown_language():

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from captioning.artifacts import ArtifactError
+from captioning.network.encoder import weights_checksum
 from captioning.training import features as features_module
-from captioning.training.features import extract_features, load_features, weights_checksum
+from captioning.training.features import extract_features, load_features
 from captioning.training.reading import read_batches
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,7 @@ from web.pages import sentence
         ("fr-CA", "fr", "Une description pour chaque photo"),
         ("DE-at", "de", "Eine Beschreibung für jedes Foto"),
         ("cs", "cs", "Popisek ke každé fotce"),
-        ("eo", "en", "A caption for every photo"),
+        ("eo,de;q=0", "en", "A caption for every photo"),
         ("", "en", "A caption for every photo"),
     ],
 )

@@ -79,6 +79,7 @@ def test_a_damaged_photo_comes_with_a_sidecar(small_app):
     """A WebP file without width and height."""
     frame = b"VP8 " + struct.pack("<I", 10) + b"\0\0\0\x9d\x01\x2a" + bytes(4)
     data = b"RIFF" + struct.pack("<I", 4 + len(frame)) + b"WEBP" + frame
-    response = small_app.test_client().post("/photos.zip", data={"image": [photo(data, "a.webp")], "text": ["A dog."]})
+    images = [photo(data, "a.webp"), photo(data, "a.webp.xmp")]
+    response = small_app.test_client().post("/photos.zip", data={"image": images, "text": ["A dog.", ""]})
     assert response.status_code == 200
-    assert zipfile.ZipFile(io.BytesIO(response.data)).namelist() == ["a.webp", "a.webp.xmp"]
+    assert zipfile.ZipFile(io.BytesIO(response.data)).namelist() == ["a.webp", "a.webp.xmp", "a.webp (2).xmp"]
