@@ -10,7 +10,7 @@ HOST = 127.0.0.1
 PORT = 8000
 DATASET ?= data/flickr8k
 
-# pip would compile on one core. Some packages hold files that are not for this Python: they fail, which does not matter.
+# pip would compile on one core, and what is hardly ever imported too. Files for another Python fail: no matter.
 define install
 	.venv/bin/python -m pip install --quiet --require-hashes --no-compile -r $<
 	.venv/bin/python -m compileall -qq -j 0 -x '/(tests?|rllib|sympy)/' .venv/lib || true

@@ -159,7 +159,7 @@ class CaptionQueue:
         if language and language not in self.generator.languages:
             raise ValueError(f"the model has no captions in {language!r}")
         options = {
-            "beam_width": beam_width or self.options["beam_width"],
+            "beam_width": self.options["beam_width"] if beam_width is None else beam_width,
             "language": language or self.options["language"],
         }
         return _Request(image, gone, object() if group is None else group, options)

@@ -286,7 +286,7 @@ function restore() {
     const { html, about, text, chosen, own } = JSON.parse(storage.getItem(key));
     const card = new DOMParser().parseFromString(html, "text/html").querySelector(".photo");
     card.querySelector("textarea").value = text;
-    if (own) edited.add(card);
+    if (own ?? true) edited.add(card); // unknown if an older version of this page kept it
     if (chosen) card.dataset.chosen = chosen;
     captions.append(document.adoptNode(card));
     kept.set(card, { key, html, about });

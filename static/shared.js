@@ -68,16 +68,16 @@ export function onPaste(take) {
 /** Calls `take(dataTransfer)` when files are dropped anywhere on the page. `form` shows that they may be. */
 export function onDrop(form, take) {
   let own = false; // whether a picture of this page is dragged: some browsers give it as a file
-  document.addEventListener("dragstart", () => (own = true));
-  document.addEventListener("dragend", () => (own = false));
+  document.addEventListener("dragstart", ({ target }) => {
+    own = true;
+    target.addEventListener("dragend", () => (own = false), { once: true }); // it does not bubble if `target` is gone
+  });
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {
       if (!event.dataTransfer.types.includes("Files")) return;
       event.preventDefault();
       form.classList.toggle("target", !own && (kind === "dragover" || kind === "dragenter"));
-      if (kind !== "drop") return;
-      if (!own) take(event.dataTransfer);
-      own = false; // the picture may be gone, so that its drag has no end
+      if (kind === "drop" && !own) take(event.dataTransfer);
     });
   }
 }

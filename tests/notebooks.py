@@ -26,7 +26,7 @@ from captioning.training import languages, self_critical, teacher_forcing
 
 compile_fast()
 teacher_forcing.make_search = self_critical.make_search = cache(search.make_search)  # compiled once for all stages
-self_critical.make_sampler = partial(search.make_sampler, max_length=8)  # one shape; true captions have seven words
+self_critical.make_sampler = partial(search.make_sampler, max_length=8)  # few shapes; true captions have seven words
 encoder.ENCODERS["resnet50"] = replace(encoder.ENCODERS["resnet50"], fine_tune_from="conv5_block1_1_conv")
 export.SEARCH_BATCH = 1
 export.convert_search = only_default_width(export.convert_search)

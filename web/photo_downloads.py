@@ -56,7 +56,7 @@ def zip_photos(files: list[FileStorage], texts: list[str]) -> bytes:
                 photo, sidecar = written
                 archive.writestr(zip_entry(name), photo)
                 if sidecar:
-                    archive.writestr(zip_entry(unused_name(f"{name}.xmp", taken)), sidecar)
+                    archive.writestr(zip_entry(f"{name}.xmp"), sidecar)
     except (OutOfTime, ProcessLost, MemoryError, ValueError):
         abort(422, _("The text cannot be written into %(name)s. Remove this photo and try again.", name=name))
     finally:
@@ -72,11 +72,19 @@ def zip_entry(name: str) -> zipfile.ZipInfo:
 
 
 def unused_name(name: str, taken: set[str]) -> str:
-    """The end of the file's name, without folders, and with a number if it is in `taken`, to which it is added."""
+    """The end of the file's name, without folders, and with a number if it or its sidecar is in `taken`.
+
+    Both names are added to `taken`.
+    """
     path = PurePosixPath(name.replace("\\", "/").rsplit("/", 1)[-1].strip(". ")[-100:] or "photo")
     number, unused = 1, path.name
-    while unused.lower() in taken:
+    while not taken.isdisjoint(both(unused)):
         number += 1
         unused = f"{path.stem} ({number}){path.suffix}"
-    taken.add(unused.lower())
+    taken.update(both(unused))
     return unused
+
+
+def both(name: str) -> set[str]:
+    """The names of a file and of its sidecar; case does not count."""
+    return {name.lower(), f"{name}.xmp".lower()}

@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             contextlib.redirect_stdout(nowhere),  # Ray prints tracebacks of what it repeats
             tqdm(total=run.photos, unit="photo", file=sys.stderr) as bar,
         ):
-            for photos, without in run.work():
-                done, failed = done + photos, failed + without
+            for photos, errors in run.work():
+                done, failed = done + photos, failed + errors
                 bar.update(photos)
         if options.format != "parquet":
             run.shards.export(options.format)

@@ -125,7 +125,7 @@ function showProgress() {
   if (failed) parts.push(fill(texts.failed, { count: failed }));
   if (finished) parts.unshift(cancelled ? texts.cancelled : texts.finished);
   sending.querySelector(".count").textContent = parts.join(" · ");
-  const waiting = finished && [...files.keys()].some((id) => photos.get(id)?.error);
+  const waiting = !sender.busy && [...files.keys()].some((id) => photos.get(id)?.error);
   const focused = sending.contains(document.activeElement);
   find("#cancel").hidden = !sender.busy;
   find("#again").hidden = !waiting;

@@ -3,19 +3,25 @@
 
 let problem = () => {};
 let opened; // a promise of the database
+let existed = false; // whether there was one since this page was opened
 
 function database() {
   opened ??= new Promise((resolve, reject) => {
     const request = indexedDB.open("gallery", 1);
     request.onupgradeneeded = () => {
+      if (existed) problem(); // the browser has deleted it: only this page has the photos now
       request.result.createObjectStore("photos", { keyPath: "id" });
       request.result.createObjectStore("thumbnails");
     };
     request.onsuccess = () => {
+      existed = true;
       request.result.onclose = () => (opened = undefined); // phones close it in the background
       resolve(request.result);
     };
-    request.onerror = () => reject(request.error);
+    request.onerror = () => {
+      opened = undefined;
+      reject(request.error);
+    };
   });
   return opened;
 }

@@ -24,7 +24,7 @@ SCREENSHOTS = os.environ.get("SCREENSHOTS")
 playwright.expect.set_options(timeout=30_000)  # the machine may be busy
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def chromium():
     names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
     with playwright.sync_playwright() as driver:
@@ -42,7 +42,7 @@ def generator(generator):
     return remembering(generator)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def address(generator):
     listener = server.bind("127.0.0.1", 0)
     app = create_app({"VIDEO_JOBS": 100}, generator)  # some tests leave clips behind

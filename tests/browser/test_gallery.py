@@ -598,6 +598,7 @@ def test_a_database_that_the_browser_closed_is_opened_again(visit):
     page.get_by_role("button", name="Review").click()
     page.keyboard.press("a")
     expect(page.locator("#place")).to_have_text("Photo 2 of 2")
+    expect(page.locator("#review .problem")).to_be_visible()  # the other photo is lost when the page is closed
     wait_until(lambda: stored(page)[0])
     assert [photo["reviewed"] for photo in stored(page)[0]] == [True]
 

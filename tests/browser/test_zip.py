@@ -79,7 +79,7 @@ def test_photos_from_before_a_reload_that_are_chosen_again(visit):
     page.reload()
     page.set_input_files("#photos", [upload("one.png", picture(1)), upload("one.png", picture(2))])
     expect(page.locator("#note")).to_have_text(
-        "Already on this page, with your texts: 1. They can go into the ZIP file again."
+        "Photos that were already here: 1. Your texts stay, and the ZIP file will hold these photos again."
     )
     expect(page.locator(".photo:not(.waiting)")).to_have_count(2)
     with page.expect_download() as download:

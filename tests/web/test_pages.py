@@ -127,6 +127,12 @@ def test_too_many_photos(app, post):
     assert "at most 2" in response.text
 
 
+def test_parameters_of_other_sites_do_no_harm(small_app):
+    client = small_app.test_client()
+    assert client.get("/?utm_source=news").status_code == 200
+    assert client.post("/?fbclid=1", data={"image": photo()}).status_code == 200
+
+
 def test_options_are_in_the_address_and_take_effect(post, generator):
     response = post(photo(), beam_width=5, alternatives=4)
     best = generator.caption(picture(), beam_width=5, alternatives=5)

@@ -79,7 +79,12 @@ def test_a_damaged_photo_comes_with_a_sidecar(small_app):
     """A WebP file without width and height."""
     frame = b"VP8 " + struct.pack("<I", 10) + b"\0\0\0\x9d\x01\x2a" + bytes(4)
     data = b"RIFF" + struct.pack("<I", 4 + len(frame)) + b"WEBP" + frame
-    images = [photo(data, "a.webp"), photo(data, "a.webp.xmp")]
-    response = small_app.test_client().post("/photos.zip", data={"image": images, "text": ["A dog.", ""]})
+    long = "x" * 95 + ".webp"
+    images = [photo(data, name) for name in ("a.webp", "a.webp.xmp", "b.webp.xmp", "b.webp", long)]
+    texts = ["A dog.", "", "", "A cat.", "A man."]
+    response = small_app.test_client().post("/photos.zip", data={"image": images, "text": texts})
     assert response.status_code == 200
-    assert zipfile.ZipFile(io.BytesIO(response.data)).namelist() == ["a.webp", "a.webp.xmp", "a.webp (2).xmp"]
+    assert zipfile.ZipFile(io.BytesIO(response.data)).namelist() == [
+        *("a.webp", "a.webp.xmp", "a.webp (2).xmp", "b.webp.xmp", "b (2).webp", "b (2).webp.xmp"),
+        *(long, f"{long}.xmp"),
+    ]
