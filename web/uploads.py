@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
+from functools import partial
 from threading import Semaphore
 from typing import IO, Any, NoReturn
 
@@ -156,9 +157,9 @@ def start(file: FileStorage, options: Options, preview: int | None) -> tuple[Fut
     gone = request.environ.get("waitress.client_disconnected", lambda: False)
     if gone():
         refuse_gone()
-    search = {"beam_width": options.width, "language": options.language}
+    read = partial(submit, file, size, preview)
     try:
-        photo, answer = captions.submit_unread(lambda: submit(file, size, preview), gone, g.group, **search)
+        photo, answer = captions.submit_unread(read, gone, g.group, options.width, options.language)
     except QueueFull:
         refuse_full()
     g.pending.append(answer)
