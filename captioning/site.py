@@ -140,7 +140,7 @@ def _file_name(info: zipfile.ZipInfo, encoding: str = "cp437") -> str:
 
 
 def _damaged() -> HtmlError:
-    return HtmlError("The ZIP file is damaged or encrypted. Make it again.")
+    return HtmlError("The ZIP file is damaged or encrypted. Make it again, without a password.")
 
 
 def _find(image: Image, page: str, known: Mapping[str, str], loose: Mapping[str, str]) -> str | None:

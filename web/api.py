@@ -177,5 +177,5 @@ def refuse(error: ValidationError) -> NoReturn:
             _("There is no option “%(name)s” here. Options belong in the query string; /docs lists them.", name=name),
         )
     if not is_api():
-        abort(400, _("The address of this page has an option that is not possible. Open the page without options."))
+        abort(400, _("The address of this page has an invalid option. Open the page without options."))
     abort(400, f"{name}: {first['msg']}.")

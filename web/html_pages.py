@@ -112,8 +112,8 @@ def describe(missing: Missing, found: dict[str, dict[str, str]]) -> Row:
     if file is not None:
         most = current_app.config["MAX_PHOTOS"]
         problem = _(
-            "Only %(most)s pictures are captioned at a time. Send the new file again, with its pictures, "
-            "for the next ones.",
+            "Only %(most)s pictures are captioned at a time. For the next ones, send the downloaded file with its "
+            "pictures.",
             most=most,
         )
     elif not image.source:

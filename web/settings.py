@@ -62,7 +62,7 @@ def load_settings(config: Config, root: Path) -> None:
         if not _is_valid(name, config[name], default):
             value = "" if name == "API_KEYS" else f"={config[name]!r}"  # keys stay out of the log
             example = EXAMPLES.get(name, repr(default))
-            raise ValueError(f"{PREFIX}{name}{value} is not possible. An example: {example}.")
+            raise ValueError(f"{PREFIX}{name}{value} is not valid. An example: {example}.")
     if config["MAX_PHOTOS"] > config["QUEUE_LENGTH"]:
         raise ValueError(
             f"{PREFIX}MAX_PHOTOS is larger than {PREFIX}QUEUE_LENGTH. Lower the first or raise the second."

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 all captioned, 1 some failed or the run stopped, 2 it could not start."""
     parser = argparse.ArgumentParser(
         prog="python -m captioning.bulk",
-        description="Caption many photos, here or on a Ray cluster. Run it again after a stop: what is done stays.",
+        description="Caption many photos, here or on a Ray cluster. Run it again after a stop: finished photos are kept.",
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT",
                         help="folder, photo, pattern, s3:// or gs:// prefix, tar, or a Parquet or CSV file with a "
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.format != "parquet":
             run.shards.export(options.format)
     except KeyboardInterrupt:
-        return _error("stopped. Run again: what is done stays done", 130)
+        return _error("stopped. Run it again: finished photos are kept", 130)
     except (BulkError, OSError) as error:
         return _error(str(error), 1)
     print(f"{done} photos done, all captions are in {run.shards.output}", file=sys.stderr)
@@ -88,7 +88,7 @@ def _extract_features(options: argparse.Namespace) -> int:
     try:
         features = extract(options.inputs, Path(options.output), options.address)
     except KeyboardInterrupt:
-        return _error("stopped. Run again: what is done stays done", 130)
+        return _error("stopped. Run it again: finished photos are kept", 130)
     except (OSError, ValueError) as error:
         return _error(str(error))
     print(f"{len(features)} photos encoded, {len(features.failed)} could not be read", file=sys.stderr)

@@ -23,7 +23,7 @@ from captioning.cores import CPU_COUNT
 from captioning.litert import no_standard_error
 from captioning.text import tokenizers_from_dict
 
-AGAIN = "Run again: what is done stays done"
+AGAIN = "Run it again: finished photos are kept"
 CORES = 2  # of an actor; fewer if no machine has as many
 
 

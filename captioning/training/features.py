@@ -70,7 +70,7 @@ def load_features(path: Path) -> Features:
         raise artifacts.ArtifactError(f"{path} does not fit its array ({error}): run notebook 01 again") from None
     if missing:
         raise artifacts.ArtifactError(
-            f"{path} lacks {missing} photos, because it was interrupted: run notebook 01 again"
+            f"{path} lacks {missing} photos, because notebook 01 was interrupted: run it again"
         )
     return features
 

@@ -277,7 +277,7 @@ class Training:
             found = json.loads(log.read_text())
             different = [key for key, value in self.settings.items() if found["settings"].get(key) != value]
             if different:
-                print(f"{self.folder}: other {', '.join(different)} than before, so this stage starts again")
+                print(f"{self.folder}: {', '.join(different)} changed, so this stage starts again")
             else:
                 history = found["history"]
                 self._checkpoint.read(self._checkpoint_path(len(history["loss"]))).expect_partial()
