@@ -1,12 +1,13 @@
 """Reads a clip in a process of its own, so that an untrusted clip costs this process and not the server."""
 
 import math
+import signal
 from collections.abc import Generator
 from typing import BinaryIO
 
 from captioning.cores import CPU_COUNT
 from captioning.shots import Progress, Shot
-from captioning.video import MAX_SECONDS, damaged, too_much_time
+from captioning.video import MAX_SECONDS, damaged, too_much_memory, too_much_time
 from captioning.worker_process import OutOfTime, ProcessLost, WorkerProcess
 
 THREADS = min(CPU_COUNT, 4)  # of the decoder
@@ -54,6 +55,8 @@ def read_shots_safely(
     except OutOfTime:
         raise too_much_time() from None
     except ProcessLost as lost:
+        if lost.code == -signal.SIGKILL:  # what the system does when memory is full
+            raise too_much_memory() from None
         if lost.code < 0:
             raise damaged() from None
         raise RuntimeError(f"The process that reads a clip ended with exit code {lost.code}.") from None

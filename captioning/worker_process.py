@@ -43,6 +43,22 @@ class ProcessLost(Exception):
         self.code = code
 
 
+class _Answers(pickle.Unpickler):
+    """Reads answers, of tuples, exceptions and arrays only: a file may have taken over the process that sends them."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        package = module.partition(".")[0]
+        if package in ("builtins", "captioning", "numpy"):
+            found = super().find_class(module, name)
+            if package == "numpy":
+                allowed = name in ("_frombuffer", "_reconstruct", "dtype", "ndarray", "scalar")
+            else:
+                allowed = isinstance(found, type) and issubclass(found, (tuple, BaseException))
+            if allowed:
+                return found
+        raise pickle.UnpicklingError(f"an answer contains {module}.{name}")
+
+
 class WorkerProcess:
     """A process, seen from the parent.
 
@@ -108,7 +124,7 @@ class WorkerProcess:
         """Raises as `receive`."""
         with self._reporting():
             if not self.ready:
-                self.ready = pickle.load(self.answers)  # the start must not count as time for the order
+                self.ready = _Answers(self.answers).load()  # the start must not count as time for the order
                 self.socket.settimeout(self.wall_seconds)
             _send(self.socket, order)
 
@@ -119,7 +135,7 @@ class WorkerProcess:
             OutOfTime, ProcessLost: the process has been stopped.
         """
         with self._reporting():
-            return pickle.load(self.answers)
+            return _Answers(self.answers).load()
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:

@@ -6,6 +6,8 @@ Slow: it starts processes and lets pictures reach the limits.
 import gc
 import io
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import threading
 from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import hostile_images
 import numpy as np
@@ -22,9 +25,10 @@ from helpers import started, wait_until
 from hostile_images import LARGE, QUICK, SLOW, chunk, encoded, jpeg_of_size, png
 from PIL import Image
 
-from captioning import image_workers, images
+from captioning import image_workers, images, worker_process
 from captioning.image_workers import ImageWorkers, NoWorker
 from captioning.images import ImageError, Photo, open_photo, read_image, resize_image
+from captioning.shots import Progress
 
 pytestmark = pytest.mark.slow
 
@@ -296,7 +300,7 @@ def test_a_picture_whose_worker_is_killed_twice_is_given_up():
             victim.kill()
             killed.add(victim.pid)
             wait_until(lambda: not killed & {process.pid for process in processes()})
-        with pytest.raises(ImageError, match="damaged"):
+        with pytest.raises(ImageError, match="too much memory"):
             future.result(60)
         assert len(killed) == 2
         assert all(other.result(60).image.shape == (32, 32, 3) for other in others)
@@ -330,10 +334,27 @@ def test_an_answer_that_makes_no_sense_costs_a_worker_and_no_thread(monkeypatch)
     with lone_worker() as (pool, process):
         first = process()
         with monkeypatch.context() as patch:
-            patch.setattr("captioning.worker_process.pickle.load", lambda file: file.read(1) and 1 / 0)
-            with pytest.raises(ImageError, match="damaged"):
+            broken = lambda file: SimpleNamespace(load=lambda: file.read(1) and 1 / 0)  # noqa: E731
+            patch.setattr(worker_process, "_Answers", broken)
+            with pytest.raises(ImageError, match="too much memory"):
                 pool.read(PHOTO, size=32)
         assert pool.read(PHOTO, size=32) and process().pid != first.pid
+
+
+@pytest.mark.parametrize("harmful", [os.system, shutil.rmtree, eval, np.load, subprocess.Popen, SimpleNamespace()])
+def test_an_answer_cannot_run_code(harmful):
+    """A broken decoder may have let a file take over the process that answers."""
+    with pytest.raises(pickle.UnpicklingError, match="an answer contains"):
+        worker_process._Answers(io.BytesIO(pickle.dumps(harmful))).load()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [(1, "a", b"c", None), images.damaged(), np.arange(6).reshape(2, 3)[:, ::2], np.float32(2), Progress(2.0, None)],
+)
+def test_what_an_answer_may_hold(answer):
+    data = pickle.dumps(answer, pickle.HIGHEST_PROTOCOL)
+    assert repr(worker_process._Answers(io.BytesIO(data)).load()) == repr(answer)
 
 
 MAIN_SCRIPT = """
