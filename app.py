@@ -100,6 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
         app = create_app()
     except ValueError as error:  # an ArtifactError, or a setting of the wrong kind
         return fail(str(error))
+    except KeyboardInterrupt:
+        return 130
     try:
         metrics.serve_separately(app)
     except (OSError, OverflowError) as error:

@@ -163,7 +163,7 @@ def flushed(output: IO) -> Iterator[IO]:
 
 def load_generator(language: str | None) -> CaptionGenerator:
     """The model in ``ARTIFACTS_DIR``. Raises ArtifactError, also if it does not have the language."""
-    generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR", Path(__file__).parent / "artifacts"))
+    generator = CaptionGenerator.load(os.environ.get("ARTIFACTS_DIR") or Path(__file__).parent / "artifacts")
     if language not in (None, *generator.languages):
         raise ArtifactError(f"--language {language}: the model has captions in: {', '.join(generator.languages)}")
     return generator
@@ -343,4 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # removes unfinished files on its way
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # while folders are searched
+        sys.exit(130)

@@ -69,11 +69,12 @@ def metadata() -> Response:
     """Describe the model"""
     generator = current_app.extensions["captions"].generator
     model, names = generator.config, ", ".join(LANGUAGES[code].name for code in generator.languages)
+    dataset = model.get("dataset", "unknown data")  # save_model does not demand it
     return jsonify(
-        id=f"{model['encoder']}-{model['decoder']}-{model['dataset']}".lower(),
+        id=f"{model['encoder']}-{model['decoder']}-{dataset}".lower(),
         name="Captioner",
         description=f"Describes a photo in a sentence ({names}). Encoder {model['encoder']}, "
-        f"decoder {model['decoder']}, trained on {model['dataset']}.",
+        f"decoder {model['decoder']}, trained on {dataset}.",
         type="Image-to-Text",
         source="MODEL_CARD.md",
         license="MIT",

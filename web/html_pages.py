@@ -132,7 +132,7 @@ def pack(pages: dict[str, bytes]) -> tuple[str, bytes]:
         if len(content) <= MAX_LINK:
             return PurePosixPath(name).name, content
     target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(target, "w") as archive:
         for name, content in pages.items():
             archive.writestr(zip_entry(name), content, zipfile.ZIP_DEFLATED)
     return "pages.zip", target.getvalue()

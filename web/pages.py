@@ -102,7 +102,9 @@ def caption_photos(query: PageOptions) -> tuple[str, int]:
 def sample() -> list[FileStorage]:
     """The sample picture that was chosen, if one was."""
     name = request.form.get("sample")
-    return [FileStorage((SAMPLES_FOLDER / f"{name}.webp").open("rb"), f"{name}.webp")] if name in SAMPLES else []
+    if name not in SAMPLES:
+        return []
+    return [FileStorage(io.BytesIO((SAMPLES_FOLDER / f"{name}.webp").read_bytes()), f"{name}.webp")]
 
 
 def describe(found: tuple[Photo, Future[Caption]] | ImageError) -> dict:

@@ -46,7 +46,7 @@ def load_settings(config: Config, root: Path) -> None:
     Raises:
         ValueError: a setting is of the wrong kind, or its name seems to be misspelt; the message names it.
     """
-    config.update(DEFAULTS, ARTIFACTS_DIR=os.environ.get("ARTIFACTS_DIR", root / "artifacts"))
+    config.update(DEFAULTS, ARTIFACTS_DIR=os.environ.get("ARTIFACTS_DIR") or root / "artifacts")
     given = {name.removeprefix(PREFIX): value for name, value in os.environ.items() if name.startswith(PREFIX)}
     for name in set(given) - set(DEFAULTS):  # Kubernetes sets others with this prefix
         if name == "ARTIFACTS_DIR":

@@ -160,7 +160,7 @@ def start(file: FileStorage, options: Options, preview: int | None) -> tuple[Fut
     read = partial(submit, file, size, preview)
     try:
         photo, answer = captions.submit_unread(read, gone, g.group, options.width, options.language)
-    except QueueFull:
+    except (QueueFull, ValueError):  # ValueError: a reload has taken the language away; the next try says so
         refuse_full()
     g.pending.append(answer)
     return photo, answer

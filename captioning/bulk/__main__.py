@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 all captioned, 1 some failed or the run stopped, 2 it could not start."""
     parser = argparse.ArgumentParser(
         prog="python -m captioning.bulk",
-        description="Caption many photos, here or on a Ray cluster. Run it again after a stop: finished photos are kept.",
+        description="Caption many photos, here or on a Ray cluster. Run again after a stop: finished photos are kept.",
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT",
                         help="folder, photo, pattern, s3:// or gs:// prefix, tar, or a Parquet or CSV file with a "
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "://" in options.output:
             parser.error("--features needs a folder on this machine as --output")
         return _extract_features(options)
-    model_folder = os.environ.get("ARTIFACTS_DIR", str(ROOT / "artifacts"))
+    model_folder = os.environ.get("ARTIFACTS_DIR") or str(ROOT / "artifacts")
     caption_options = {"beam_width": options.beam_width, "language": options.language}
     done = failed = 0
     try:

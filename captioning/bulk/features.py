@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 
 from captioning.bulk import BulkError
 from captioning.bulk.run import AGAIN, connect, last_line
-from captioning.generator import encoder_of
+from captioning.exported import encoder_of
 
 if TYPE_CHECKING:
     from captioning.network.encoder import Encoder
@@ -101,6 +101,6 @@ def extract(folders: Sequence[str], output: Path, address: str | None = None) ->
     if len(folders) != 1:
         raise BulkError("--features takes one data set")
     dataset = load_dataset(folders[0])
-    encoder = Encoder("resnet50", os.environ.get("ENCODER_WEIGHTS", "imagenet"))
+    encoder = Encoder("resnet50", os.environ.get("ENCODER_WEIGHTS") or "imagenet")
     encode = functools.partial(encode_on_ray, address=address)
     return extract_features(encoder, dataset.image_paths, output / "features.pkl", encode=encode)

@@ -10,6 +10,8 @@ import hashlib
 import io
 import json
 import re
+import shutil
+import tempfile
 import time
 from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
@@ -125,8 +127,11 @@ class Shards:
         if kind == "coco":
             self._check_ids()
         path = f"{self.output}/captions.{'coco.json' if kind == 'coco' else 'jsonl'}"
-        with _open(path) as file:
-            self._export(kind, file)
+        with tempfile.TemporaryFile() as whole:  # an error does not leave half of it in a bucket
+            self._export(kind, whole)
+            whole.seek(0)
+            with _open(path) as file:
+                shutil.copyfileobj(whole, file)
         return path
 
     def _check_ids(self) -> None:

@@ -151,6 +151,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (artifacts.ArtifactError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
