@@ -52,6 +52,17 @@ def write_pickle(path: str | Path, value: Any) -> None:
     write_bytes(path, pickle.dumps(value, protocol=4))
 
 
+def update_pickle(path: str | Path, entries: dict[str, Any]) -> None:
+    """Write a dict to a pickle, unless the file has these entries already: then it keeps them and its others."""
+    path = Path(path)
+    if path.exists():
+        with contextlib.suppress(ArtifactError):
+            found = read_pickle(path)
+            if isinstance(found, dict) and all(key in found and found[key] == entries[key] for key in entries):
+                return
+    write_pickle(path, entries)
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file, which is replaced as a whole."""
     with replace_file(path, "wb") as file:

@@ -28,7 +28,9 @@ extraction.quantized_encoder = convert
 NOT_COMPILED = """
 import tensorflow as tf
 
-many_searches = self_critical.match_length
+from captioning.training import word_prior
+
+many_searches = word_prior.match_length
 
 
 def match_length(*arguments):
@@ -39,7 +41,7 @@ def match_length(*arguments):
         tf.config.run_functions_eagerly(True)
 
 
-self_critical.match_length = match_length
+word_prior.match_length = match_length
 teacher_forcing.make_search = partial(search.make_search, max_length=6)
 tf.config.run_functions_eagerly(True)  # for a few steps, compiling takes longer; not for the searches of `match_length`
 """

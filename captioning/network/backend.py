@@ -8,6 +8,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from captioning import artifacts
+
 # TensorFlow warns of functions that are compiled several times. Here they are, once for each of a few shapes.
 tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
 
@@ -26,6 +28,21 @@ def compiled(function: Callable, xla: bool = False) -> Callable:
     ``xla`` takes a second longer to compile and makes functions of many small steps faster.
     """
     return tf.function(function, jit_compile=xla, autograph=False)
+
+
+def precision_of_run(wanted: str, folder: Path) -> str:
+    """The precision of a training run: ``wanted``, or if that is empty, what the run in ``folder`` began with, or
+    `training_precision`. So a run can be resumed on another processor.
+
+    Raises:
+        ValueError: ``wanted`` is none of the two.
+    """
+    if wanted not in ("", "float32", "mixed_bfloat16"):
+        raise ValueError(f"PRECISION is {wanted!r}: it must be float32 or mixed_bfloat16, or empty")
+    kept = folder / "precision.txt"
+    precision = wanted or (kept.exists() and kept.read_text()) or training_precision()
+    artifacts.write_bytes(kept, precision.encode())
+    return precision
 
 
 @contextlib.contextmanager

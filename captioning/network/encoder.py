@@ -72,12 +72,18 @@ class Encoder(keras.Model):
         self.image_size = image_size or ENCODERS[network].size
         module = importlib.import_module(f"keras.applications.{ENCODERS[network].module}")
         self._preprocess = module.preprocess_input
-        with dtype_policy(precision):
-            self.backbone = getattr(module, ENCODERS[network].builder)(
-                include_top=False,
-                weights=str(weights) if weights else None,
-                input_shape=(self.image_size, self.image_size, 3),
-            )
+        try:
+            with dtype_policy(precision):
+                self.backbone = getattr(module, ENCODERS[network].builder)(
+                    include_top=False,
+                    weights=str(weights) if weights else None,
+                    input_shape=(self.image_size, self.image_size, 3),
+                )
+        except Exception as error:  # Keras raises many kinds
+            raise ValueError(
+                f"{network} cannot be built with the weights {str(weights)!r}: {error}\nUse a file of this network "
+                "(.weights.h5, or Keras's own …_notop.h5), such as artifacts/encoder.weights.h5 for resnet50"
+            ) from error
         *_, rows, columns, self.depth = self.backbone.output_shape
         self.grid = (rows, columns)
         self.regions = rows * columns

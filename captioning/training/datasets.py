@@ -10,8 +10,8 @@ TACL 2: 67-78), COCO captions (Chen et al., 2015, arXiv:1504.00325); splits of K
 
 from __future__ import annotations
 
+import hashlib
 import os
-import random
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -127,7 +127,11 @@ def load_dataset(folder: str | Path, seed: int = 0) -> Dataset:
             )
         passed_over.append(f"{found[0].name} passed over: no usable image")
         reasons += [f"{found[0].name} gives no usable image:", *(f"- {line}" for line in problems.lines())]
-    raise _no_dataset(f"No usable data set in {folder}.", *reasons)
+    names = sorted(path.name for path in folder.iterdir())
+    more = ", …" if len(names) > 12 else ""
+    raise _no_dataset(
+        f"No usable data set in {folder}. It holds: {', '.join(names[:12]) or 'nothing'}{more}.", *reasons
+    )
 
 
 def trained_splits(dataset: Dataset, folder: str | Path, trained_on: str) -> dict[str, dict[str, list[str]]]:
@@ -217,7 +221,7 @@ def _locate(images: Iterable[str], folders: Mapping, photos: dict, problems: Pro
         paths = photos.get(image, [])
         paths = [path for path in paths if path.parent.name == folders.get(image)] or paths
         if not paths or not paths[0].is_file():
-            problems.add("image file missing", image)
+            problems.add("image file missing" + (" (names must be without folders)" if "/" in image else ""), image)
             continue
         if len(paths) > 1:
             problems.add("image file in several folders, the first used", image)
@@ -226,8 +230,8 @@ def _locate(images: Iterable[str], folders: Mapping, photos: dict, problems: Pro
 
 
 def _draw_splits(images: Iterable[str], seed: int) -> dict[str, list[str]]:
-    shuffled = sorted(images)
-    random.Random(seed).shuffle(shuffled)
+    # By a hash of the name: if photos are added, hardly any other photo changes its split.
+    shuffled = sorted(images, key=lambda image: hashlib.sha256(f"{seed} {image}".encode()).digest())
     tenth = max(1, round(len(shuffled) / 10)) if len(shuffled) >= 3 else 0
     return {"train": shuffled[2 * tenth :], "validation": shuffled[:tenth], "test": shuffled[tenth : 2 * tenth]}
 

@@ -180,6 +180,15 @@ def per_image_cider(captions: Mapping[str, str], references: Mapping[str, Sequen
     return {name: 100 * float(score) for name, score in zip(hypotheses, scores, strict=True)}
 
 
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where the mean of values of images lies, for 95 % of sets of images drawn with replacement from these (percentile
+    bootstrap: Efron, 1979, Annals of Statistics 7: 1–26)."""
+    random, array = np.random.default_rng(0), np.asarray(values)
+    means = [random.choice(array, len(array)).mean() for _ in range(2000)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
+
+
 def score_table(rows: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
     """Scores of several settings ("greedy", "beam 3", …), one per row, two decimals. A missing METEOR is "skipped"."""
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=COLUMNS).round(2)

@@ -80,7 +80,7 @@ Encoded = tuple[list[str], np.ndarray, dict[str, str]]
 
 
 def encode_pictures(
-    encoder: Encoder, paths: Mapping[str, Path], batch_size: int = 32, view: int = 0, first: int = 0
+    encoder: Encoder, paths: Mapping[str, Path], batch_size: int, view: int, first: int
 ) -> Iterator[Encoded]:
     """Encode pictures in batches; ``first`` counts those before them, so that each is augmented in its own way."""
     encode = quantized_encoder(encoder)

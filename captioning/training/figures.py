@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
@@ -16,19 +17,29 @@ from matplotlib.figure import Figure
 from captioning.training.evaluation import calibration_bins
 
 
-def plot_history(history: Mapping[str, Sequence[float]]) -> Figure:
-    """Training and validation loss, and validation CIDEr, by epoch: those of ``loss``, ``val_loss`` and
-    ``val_CIDEr`` that ``history`` has."""
-    panels = [[("loss", "training"), ("val_loss", "validation")], [("val_CIDEr", "validation")]]
-    panels = [present for panel in panels if (present := [curve for curve in panel if history.get(curve[0])])]
-    figure = Figure(figsize=(5.5 * max(len(panels), 1), 3.5), layout="constrained")
-    for i, panel in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), i)
-        for key, label in panel:
-            axes.plot(range(1, len(history[key]) + 1), history[key], marker=".", label=label)
-        axes.set(xlabel="epoch", ylabel="CIDEr" if panel[0][0] == "val_CIDEr" else "loss")
+def plot_history(history: Mapping[str, Sequence]) -> Figure:
+    """Training loss, validation loss and validation CIDEr by epoch: those that ``history`` has, a panel for each.
+
+    The losses have panels of their own because they differ in kind: by label smoothing and dropout, and in
+    self-critical training and distillation altogether. If ``history`` is that of all stages (`joined`), the training
+    loss is left out and the stages are marked.
+    """
+    stages = history.get("stage", ())
+    labels = {"loss": "training loss", "val_loss": "validation loss", "val_CIDEr": "validation CIDEr"}
+    panels = [key for key in labels if history.get(key) and not (key == "loss" and stages)]
+    figure = Figure(figsize=((5.5 if stages else 4) * max(len(panels), 1), 3.5), layout="constrained")
+    for i, key in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), i, xlabel="epoch", ylabel=labels[key])
+        epochs = range(1, len(history[key]) + 1)
+        marks = {}
+        for stage, group in groupby(epochs, lambda epoch: stages[epoch - 1] if stages else ""):
+            of_stage = list(group)
+            axes.plot(of_stage, [history[key][epoch - 1] for epoch in of_stage], marker=".")
+            marks[of_stage[0]] = stage
         axes.locator_params("x", integer=True)
-        axes.legend()
+        if stages:
+            top = axes.secondary_xaxis("top")
+            top.set_xticks(list(marks), list(marks.values()), rotation=60, ha="left", fontsize=8)
     return figure
 
 

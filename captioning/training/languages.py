@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +32,10 @@ from captioning.training.datasets import (
 )
 from captioning.training.evaluation import agreement
 from captioning.training.features import Features, extract_features
-from captioning.training.self_critical import SelfCriticalTraining, match_length
+from captioning.training.log import joined
+from captioning.training.self_critical import SelfCriticalTraining
 from captioning.training.teacher_forcing import Captions, OnEpoch, Training
-from captioning.training.word_prior import fit_word_prior
+from captioning.training.word_prior import add_word_prior
 from captioning.training.workers import ONE, Workers
 
 
@@ -120,9 +121,14 @@ def train_language(
                 workers=workers,
             )
             history[f"{language} {stage}"] = training.run(on_epoch)
-    fit_word_prior(decoder, tokenizer, features, train)
-    match_length(decoder, tokenizer, features, validation)
+    add_word_prior(decoder, tokenizer, features, train, validation)
     return decoder, tokenizer, history
+
+
+def halves(validation: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The validation photos that the confidence is fitted on, and those to check it with: every second one."""
+    names = list(validation)
+    return names[::2], names[1::2] or names
 
 
 def fit_confidence(
@@ -132,10 +138,11 @@ def fit_confidence(
 
     The mean is the geometric one, of the words and the end token.
 
-    It is fitted to the `agreement` of captions with those of people, on every second validation photo. With fewer than
-    `PHOTOS_FOR_A_SLOPE` of them, or if the slope is not positive, the confidence is the mean agreement for any caption.
+    It is fitted to the `agreement` of captions with those of people, on half of the validation photos (see `halves`).
+    With fewer than `PHOTOS_FOR_A_SLOPE` of them, or if the slope is not positive, the confidence is the mean agreement
+    for any caption.
     """
-    half = list(validation)[::2]
+    half, _ = halves(validation)
     found: dict[str, Caption] = {}
     for start in range(0, len(half), 50):
         names = half[start : start + 50]
@@ -177,6 +184,8 @@ def add_languages(dataset_folder: str | Path, folder: str | Path) -> list[str]:
     """
     folder = Path(folder)
     encoder, decoders, tokenizers, config = load_model(folder)
+    if missing := {"dataset", "seed", "minimum_count"} - set(config):
+        raise artifacts.ArtifactError(f"{folder / 'config.pkl'} has no {', '.join(sorted(missing))}")
     dataset = load_dataset(dataset_folder, config["seed"])
     print(dataset.summary(), flush=True)
     english = trained_splits(dataset, folder, config["dataset"])
@@ -189,15 +198,18 @@ def add_languages(dataset_folder: str | Path, folder: str | Path) -> list[str]:
     features = extract_features(encoder, images["train"] | images["validation"], work / "features.pkl")
     views = [extract_features(encoder, images["train"], work / "view-1.pkl", view=1)]
     splits = translated_splits(dataset, {s: [n for n in names if n in features] for s, names in images.items()})
+    history = artifacts.read_pickle(folder / artifacts.HISTORY)
     for language in new:
         print(f"{LANGUAGES[language].name}:", flush=True)
         train, validation = splits[language]["train"], splits[language]["validation"]
-        decoders[language], tokenizers[language], _ = train_language(
+        decoders[language], tokenizers[language], stages = train_language(
             next(iter(decoders.values())), language, train, validation, features, views, work / language,
             minimum_count=config["minimum_count"], seed=config["seed"],
             on_epoch=lambda epoch, values, _: print(epoch + 1, {k: round(v, 2) for k, v in values.items()}, flush=True),
         )  # fmt: skip
-    history = artifacts.read_pickle(folder / artifacts.HISTORY)
+        recorded = history.get("stage", ())  # by an addition that was interrupted later
+        added = joined({name: h for name, h in stages.items() if name not in recorded})
+        history |= {key: [*history[key], *added[key]] for key in history.keys() & added}
     save_model(folder, encoder, decoders, tokenizers, history, config)
     export(folder)
     write_confidence(folder, features, {language: splits[language] for language in new})
@@ -215,6 +227,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (DatasetError, artifacts.ArtifactError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped. Run it again: finished epochs are kept", file=sys.stderr)
+        return 130
     if new:
         print("Added: " + ", ".join(new))
     else:

@@ -18,7 +18,7 @@ SPLITS = ("train", "validation", "test")
 LAYOUTS = """\
 - Flickr8k as distributed: photos in Flicker8k_Dataset/; Flickr8k.token.txt, Flickr_8k.trainImages.txt,
   Flickr_8k.devImages.txt and Flickr_8k.testImages.txt in Flickr8k_text/ or in the folder itself
-- Flickr8k from Kaggle: photos in Images/; captions.txt (image,caption)
+- Flickr8k from Kaggle, and your own data: photos in Images/; captions.txt or captions.csv (image,caption)
 - Flickr30k from Kaggle: photos in flickr30k_images/; results.csv (image_name| comment_number| comment)
 - COCO: photos in train2014/, val2014/, train2017/, val2017/, also under images/; annotations/captions_*.json
 - Karpathy's splits of any of them: dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json
@@ -93,7 +93,9 @@ def _read_kaggle_flickr8k(folder: Path, path: Path, problems: Problems) -> Sourc
         image, text = next(csv.reader([line], strict=True))
         return image, None, text
 
-    return Source(Path(os.path.abspath(folder)).name, _parse_lines(path, parse, problems, header="image"), None)
+    expected = " (it must be image,caption, with double quotes around a caption that contains a comma)"
+    captions = _parse_lines(path, parse, problems, header="image", expected=expected)
+    return Source(Path(os.path.abspath(folder)).name, captions, None)
 
 
 def _read_kaggle_flickr30k(folder: Path, path: Path, problems: Problems) -> Source:
@@ -189,6 +191,7 @@ READERS = {  # a file that identifies the layout → its reader; the first one w
     "Flickr8k.token.txt": _read_flickr8k,
     "captions_*.json": _read_coco,
     "captions.txt": _read_kaggle_flickr8k,
+    "captions.csv": _read_kaggle_flickr8k,
     "train.*en*": _read_multi30k,
     "results.csv": _read_kaggle_flickr30k,
 }
@@ -238,14 +241,16 @@ def _lines(path: Path, problems: Problems) -> Iterator[tuple[str, str]]:
             yield f"{path.name} line {number}", line
 
 
-def _parse_lines(path: Path, parse: Callable, problems: Problems, header: str | None = None) -> list[Caption]:
+def _parse_lines(
+    path: Path, parse: Callable, problems: Problems, header: str | None = None, expected: str = ""
+) -> list[Caption]:
     """The captions that `parse(line) -> (image, number, text)` finds, but for the line whose image is `header`."""
     captions = []
     for where, line in _lines(path, problems):
         try:
             image, number, text = parse(line)
         except (ValueError, csv.Error):
-            problems.add("malformed line skipped", where)
+            problems.add("malformed line skipped" + expected, where)
             continue
         if image.strip() != header:
             captions.append(Caption(image.strip(), number, text, where))

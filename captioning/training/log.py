@@ -9,6 +9,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from captioning import artifacts
 
 LIBRARIES = ("tensorflow", "keras", "numpy", "pillow", "ai-edge-litert", "nltk", "pycocoevalcap")
@@ -35,6 +38,29 @@ def write_training_log(
         },
     }
     artifacts.write_bytes(folder / "training.json", (json.dumps(log, indent=1, default=str) + "\n").encode())
+
+
+def joined(stages: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, list]:
+    """All epochs of all stages in one history: each key of `Training.run`, and under ``stage`` the epoch's stage."""
+    together: dict[str, list] = {}
+    for stage, history in stages.items():
+        for key, values in {"stage": [stage] * len(history["loss"]), **history}.items():
+            together.setdefault(key, []).extend(values)
+    return together
+
+
+def stage_table(stages: Mapping[str, Mapping[str, Sequence[float]]]) -> pd.DataFrame:
+    """Stages, one per row: epochs, the best epoch by validation CIDEr, its CIDEr, and minutes."""
+    rows = {
+        stage: {
+            "epochs": len(history["loss"]),
+            "best epoch": len(history["val_CIDEr"]) - int(np.argmax(history["val_CIDEr"][::-1])),  # of equals, the last
+            "CIDEr": round(max(history["val_CIDEr"]), 2),
+            "minutes": round(sum(history["seconds"]) / 60, 1),
+        }
+        for stage, history in stages.items()
+    }
+    return pd.DataFrame(list(rows.values()), index=list(rows))
 
 
 def _commit(folder: Path) -> str | None:

@@ -54,19 +54,29 @@ class CaptionReward:
         self._unseen = math.log(max(len(references), 1))  # idf of an n-gram of one image, or of none
         self._idf = {ngram: self._unseen - math.log(count) for ngram, count in frequency.items() if count > 1}
 
-    def reward(self, image_names: Sequence[str], captions: Sequence[str]) -> np.ndarray:
+    def reward(
+        self, image_names: Sequence[str], captions: Sequence[str], ended: Sequence[bool] | None = None
+    ) -> np.ndarray:
         """Rewards (N,) float32 of N captions, one for each pair of image and caption. An image may occur several times.
+
+        Args:
+            ended: whether a caption is complete. One that was cut does not count as having an end. None: all are.
 
         Raises:
             ValueError: an image has no references; the message names it.
         """
         references = {name: self._count_references(name) for name in set(image_names)}
-        pairs = zip(image_names, captions, strict=True)
-        rewards = np.array([self._score(references[name], caption) for name, caption in pairs], np.float32)
+        ended = [True] * len(captions) if ended is None else ended
+        texts = [
+            tokenized(caption, self._language) + (self._end if end else "")
+            for caption, end in zip(captions, ended, strict=True)
+        ]
+        pairs = list(zip(image_names, texts, strict=True))
+        rewards = np.array([self._score(references[name], text) for name, text in pairs], np.float32)
         if self._bleu:
             scorer = BleuScorer(n=4)
-            for name, caption in zip(image_names, captions, strict=True):
-                scorer += (tokenized(caption, self._language) + self._end, self._texts[name])
+            for name, text in pairs:
+                scorer += (text, self._texts[name])
             _, bleu = scorer.compute_score(option="closest", verbose=0)
             rewards += self._bleu * np.sum(bleu, axis=0, dtype="float32")
         return rewards
@@ -84,8 +94,8 @@ class CaptionReward:
             squares[len(ngram) - 1] += (tf * self._idf.get(ngram, self._unseen)) ** 2
         return [math.sqrt(square) for square in squares], sum(tf for ngram, tf in counts.items() if len(ngram) == 2)
 
-    def _score(self, references: list[tuple[dict[tuple, int], list[float], int]], caption: str) -> float:
-        counts = precook(tokenized(caption, self._language) + self._end)
+    def _score(self, references: list[tuple[dict[tuple, int], list[float], int]], text: str) -> float:
+        counts = precook(text)
         norms, length = self._norms(counts)
         weighted = [(ngram, tf, self._idf.get(ngram, self._unseen) ** 2) for ngram, tf in counts.items()]
         total = 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,10 +26,12 @@ def run_notebook(name: str, executed: Path, parameters: Mapping[str, Any]) -> in
     from nbclient.exceptions import DeadKernelError
 
     executed.parent.mkdir(exist_ok=True)
+    os.environ.setdefault("TQDM_MININTERVAL", "10")  # seconds: each line of progress stays in the notebook
     try:
         papermill.execute_notebook(
-            ROOT / f"{name}.ipynb", executed, parameters, cwd=ROOT, kernel_name="python3", stdout_file=sys.stdout
-        )
+            ROOT / f"{name}.ipynb", executed, parameters, cwd=ROOT, kernel_name="python3",
+            stdout_file=sys.stdout, stderr_file=sys.stderr,
+        )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         if error.ename in ("WorkerError", "DatasetError", "ArtifactError"):
             print(f"error: {error.evalue}", file=sys.stderr)

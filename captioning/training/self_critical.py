@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from keras import ops
 
+from captioning.generator import DEFAULT_BEAM_WIDTH
 from captioning.network.decoder import Decoder
 from captioning.network.search import MAX_LENGTH, make_sampler, make_search, max_beam_width, special_token_mask
 from captioning.text import Tokenizer
@@ -58,15 +59,14 @@ class SelfCriticalTraining(Training):
             sampled = sampled[..., :length]
             repeated = [n for n in batch for _ in range(SAMPLES)]
             captions = [self.tokenizer.decode(row) for row in sampled.reshape(-1, sampled.shape[-1])]
-            rewards = self.reward.reward(repeated, captions).reshape(len(batch), SAMPLES)
+            ended = (sampled == self.tokenizer.end).any(-1).flatten()
+            rewards = self.reward.reward(repeated, captions, ended).reshape(len(batch), SAMPLES)
             others = (rewards.sum(1, keepdims=True) - rewards) / (SAMPLES - 1)
             tokens = np.insert(sampled, 0, self.tokenizer.start, axis=-1)
             yield features, tokens, self._mask(tokens) * (rewards - others)[..., None] * has_part
 
 
-def match_length(
-    decoder: Decoder, tokenizer: Tokenizer, features: Features, captions: Captions, beam_width: int = 3
-) -> float:
+def match_length(decoder: Decoder, tokenizer: Tokenizer, features: Features, captions: Captions) -> dict[str, str]:
     """Lower the score of the end token until captions are on average at most one word shorter than people's.
 
     CIDEr and the word prior make captions short. The score is lowered in steps of 0.1, by 2 at most.
@@ -75,17 +75,16 @@ def match_length(
         features: of the validation images.
         captions: people's. Only their first `MAX_LENGTH` words count.
 
-    Returns the mean number of words of the decoder's captions afterwards.
+    Returns the decoder's captions afterwards: image name → caption.
     """
     names = list(captions)
     lengths = [min(len(tokenizer.encode(text)) - 2, MAX_LENGTH) for texts in captions.values() for text in texts]
-    search, beam_width = make_search(decoder, tokenizer), min(beam_width, max_beam_width(decoder))
+    search, beam_width = make_search(decoder, tokenizer), min(DEFAULT_BEAM_WIDTH, max_beam_width(decoder))
     tenths = 0
     while True:
         batches = (features.batch(names[i : i + 50]).astype("float32") for i in range(0, len(names), 50))
-        found = (tokens[0] for batch in batches for tokens in search(batch, beam_width).tokens)
-        length = np.mean([len(tokenizer.words(tokens)) for tokens in found])
-        if length >= np.mean(lengths) - 1 or tenths == 20:
-            return float(length)
+        found = [tokenizer.words(tokens[0]) for batch in batches for tokens in search(batch, beam_width).tokens]
+        if np.mean([len(words) for words in found]) >= np.mean(lengths) - 1 or tenths == 20:
+            return {name: tokenizer.join(words) for name, words in zip(names, found, strict=True)}
         decoder.word_bias.assign(decoder.word_bias - 0.1 * (np.arange(decoder.vocabulary_size) == tokenizer.end))
         tenths += 1

@@ -249,7 +249,9 @@ class Training:
         """The validation images in batches: names and features (B, R, D)."""
         if self.encoder:
             paths = {n: self.image_paths[n] for n in self.validation}
-            for names, images, _ in read_batches(paths, self.encoder.image_size, size):
+            for names, images, failed in read_batches(paths, self.encoder.image_size, size):
+                if failed:
+                    raise ValueError(f"a validation picture cannot be read: {failed}")
                 yield names, ops.convert_to_numpy(self._encode(images)).astype("float16")
         else:
             names = list(self.validation)
@@ -277,7 +279,13 @@ class Training:
             found = json.loads(log.read_text())
             different = [key for key, value in self.settings.items() if found["settings"].get(key) != value]
             if different:
-                print(f"{self.folder}: {', '.join(different)} changed, so this stage starts again")
+                number = 1
+                while (old := self.folder.with_name(f"{self.folder.name}-before-{number}")).exists():
+                    number += 1
+                self.folder.rename(old)
+                print(
+                    f"{self.folder}: {', '.join(different)} changed, so this stage starts again; its old files: {old}"
+                )
             else:
                 history = found["history"]
                 self._checkpoint.read(self._checkpoint_path(len(history["loss"]))).expect_partial()
@@ -289,7 +297,7 @@ class Training:
             with tqdm(self.batches(epoch), total=self.steps, desc=f"epoch {epoch + 1}/{self.epochs}") as bar:
                 for images, tokens, weights in bar:
                     losses.append(float(self._step(images, tokens, weights)))
-                    bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}")
+                    bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
             scores, captions = self.validate()
             values = {"loss": float(np.mean(losses)), **scores, "seconds": time.perf_counter() - start}
             for key, value in values.items():

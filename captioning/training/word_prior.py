@@ -7,22 +7,58 @@ arXiv:1411.4952, and Wu et al., 2016, arXiv:1506.01144.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from tqdm import tqdm
 
 from captioning.network.decoder import Decoder
 from captioning.text import Tokenizer
+from captioning.training.evaluation import cider
 from captioning.training.features import Features
+from captioning.training.self_critical import match_length
+from captioning.training.teacher_forcing import Captions
 
 RIDGE = 1.0
 BATCH = 500  # images
 
 
-def fit_word_prior(
-    decoder: Decoder, tokenizer: Tokenizer, features: Features, captions: Mapping[str, list[str]]
-) -> None:
+def add_word_prior(
+    decoder: Decoder, tokenizer: Tokenizer, features: Features, train: Captions, validation: Captions
+) -> tuple[float, float]:
+    """Fit the word prior, keep it unless validation CIDEr falls, and then match the length of captions.
+
+    The prior makes captions shorter, so it helps after self-critical training but may do harm without.
+
+    Args:
+        decoder: a word prior that it has is replaced.
+        features: of the images of both splits.
+        train, validation: image name → captions.
+
+    Returns validation CIDEr without and with the prior, both with the length matched.
+    """
+
+    def matched_cider() -> float:
+        return cider(match_length(decoder, tokenizer, features, validation), validation, tokenizer.language)
+
+    prior = decoder.word_prior_projection, decoder.word_prior_output
+
+    def remove_prior() -> None:
+        for layer in prior:
+            layer.set_weights([np.zeros_like(weights) for weights in layer.get_weights()])
+
+    remove_prior()
+    before = decoder.word_bias.numpy()
+    without = matched_cider()
+    matched = decoder.word_bias.numpy()
+    decoder.word_bias.assign(before)
+    fit_word_prior(decoder, tokenizer, features, train)
+    with_prior = matched_cider()
+    if with_prior < without:
+        remove_prior()
+        decoder.word_bias.assign(matched)
+    return without, with_prior
+
+
+def fit_word_prior(decoder: Decoder, tokenizer: Tokenizer, features: Features, captions: Captions) -> None:
     """Fit `Decoder.word_prior` to the share of an image's captions that contain a word.
 
     This is ridge regression, then its best approximation of rank ``word_prior_rank`` on these images (reduced-rank

@@ -20,6 +20,7 @@ from captioning.artifacts import (
     ArtifactError,
     check_manifest,
     read_pickle,
+    update_pickle,
     write_manifest,
     write_pickle,
 )
@@ -237,3 +238,17 @@ def test_a_killed_writer_leaves_a_whole_file(milliseconds, tmp_path):
             writer.kill()
         values = read_pickle(path)
         assert len(values) == 300_000 and len(set(values)) == 1
+
+
+def test_a_pickle_that_has_the_entries_stays(tmp_path):
+    path = tmp_path / "config.pkl"
+    update_pickle(path, {"grid": [7, 7]})
+    write_pickle(path, {"grid": [7, 7], "confidence": {"en": [1.0, 0.0]}})
+    update_pickle(path, {"grid": [7, 7]})
+    assert read_pickle(path) == {"grid": [7, 7], "confidence": {"en": [1.0, 0.0]}}
+    for entries in ({"grid": [8, 8]}, {"seed": 0}):
+        update_pickle(path, entries)
+        assert read_pickle(path) == entries
+    path.write_bytes(b"damaged")
+    update_pickle(path, {"seed": 0})
+    assert read_pickle(path) == {"seed": 0}

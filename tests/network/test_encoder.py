@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from encoders import check_quantized
 
+from captioning.network import backend
 from captioning.network.encoder import ENCODERS, Encoder, fold_batch_normalisation
 
 pytestmark = pytest.mark.slow
@@ -75,6 +76,24 @@ def test_weights_are_saved_in_half_precision(encoder, tmp_path):
 def test_unknown_network_names_the_known_ones():
     with pytest.raises(ValueError, match="vgg.*" + ".*".join(ENCODERS)):
         Encoder("vgg")
+
+
+def test_weights_of_another_network_are_named_with_a_remedy(tmp_path):
+    (tmp_path / "a.weights.h5").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"a\.weights\.h5.*\n.*for resnet50"):
+        Encoder("resnet50", tmp_path / "a.weights.h5", SIZE)
+
+
+@pytest.mark.parametrize("processor", ["mixed_bfloat16", "float32"])
+def test_a_run_keeps_its_precision_on_another_processor(processor, tmp_path, monkeypatch):
+    monkeypatch.setattr(backend, "training_precision", lambda: processor)
+    assert backend.precision_of_run("", tmp_path) == processor
+    monkeypatch.setattr(backend, "training_precision", lambda: "another")
+    assert backend.precision_of_run("", tmp_path) == processor
+    assert backend.precision_of_run("float32", tmp_path) == "float32"
+    assert backend.precision_of_run("", tmp_path) == "float32"
+    with pytest.raises(ValueError, match="must be float32 or mixed_bfloat16"):
+        backend.precision_of_run("bfloat16", tmp_path)
 
 
 def check_fine_tuning_without_the_first_half(encoder):

@@ -14,6 +14,7 @@ from captioning.training.evaluation import (
     agreement,
     calibration_error,
     cider,
+    interval,
     per_image_cider,
     repeats,
     score_captions,
@@ -174,3 +175,9 @@ def test_score_table():
     assert table.loc["greedy", "BLEU-1"] == 60.13
     assert list(table["METEOR"]) == ["skipped", 20.5]
     assert "7" in table.to_string().split("\n")[1].split()
+
+
+def test_the_interval_is_that_of_the_normal_distribution_for_many_values():
+    values = np.random.default_rng(1).normal(60, 30, 1000)
+    half = 1.96 * values.std() / math.sqrt(1000)
+    np.testing.assert_allclose(interval(values), (values.mean() - half, values.mean() + half), atol=0.2)

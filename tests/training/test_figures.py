@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from captioning.training.figures import plot_attention, plot_captions, plot_history, plot_reliability
+from captioning.training.log import joined
 
 PHOTO = np.zeros((40, 60, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("keys", "axes"), [(["loss", "val_loss", "val_CIDEr"], 2), (["loss"], 1), (["val_CIDEr", "rate"], 1), ([], 0)]
+    ("keys", "axes"), [(["loss", "val_loss", "val_CIDEr"], 3), (["loss"], 1), (["val_CIDEr", "rate"], 1), ([], 0)]
 )
 def test_plot_history(keys, axes, tmp_path):
     figure = plot_history({key: [3.0, 2.0, 1.5] for key in keys})
@@ -18,9 +19,25 @@ def test_plot_history(keys, axes, tmp_path):
 
 
 def test_plot_history_draws_each_curve():
-    losses, scores = plot_history({"loss": [3, 2], "val_loss": [3, 2.5], "val_CIDEr": [10]}).axes
-    assert [len(line.get_xdata()) for line in losses.lines] == [2, 2]
-    assert (losses.get_ylabel(), scores.get_ylabel()) == ("loss", "CIDEr")
+    figure = plot_history({"loss": [3, 2], "val_loss": [3, 2.5], "val_CIDEr": [10]})
+    assert [axes.get_ylabel() for axes in figure.axes] == ["training loss", "validation loss", "validation CIDEr"]
+    assert [len(line.get_xdata()) for axes in figure.axes for line in axes.lines] == [2, 2, 1]
+
+
+def test_plot_history_marks_the_stages(tmp_path):
+    stages = {"decoder": 3, "fine-tuning": 2, "de self-critical": 1}
+    values = {"loss": [1.0, 2, 3], "val_loss": [3.0, 2, 1], "val_CIDEr": [4.0, 5, 6]}
+    history = joined({stage: {key: v[:epochs] for key, v in values.items()} for stage, epochs in stages.items()})
+    assert history["stage"] == [stage for stage, epochs in stages.items() for _ in range(epochs)]
+    figure = plot_history(history)
+    losses, scores = figure.axes
+    assert losses.get_ylabel() == "validation loss"
+    assert [list(line.get_xdata()) for line in scores.lines] == [[1, 2, 3], [4, 5], [6]]
+    assert [list(line.get_ydata()) for line in scores.lines] == [[4, 5, 6], [4, 5], [4]]
+    [top] = scores.child_axes
+    assert [text.get_text() for text in top.get_xticklabels()] == list(stages)
+    assert list(top.get_xticks()) == [1, 4, 6]
+    figure.savefig(tmp_path / "history.png")
 
 
 def test_plot_attention(tmp_path):

@@ -4,7 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from captioning.training.log import LIBRARIES, _commit, write_training_log
+from captioning.training.log import LIBRARIES, _commit, stage_table, write_training_log
 
 
 def test_the_log_has_settings_versions_and_every_epoch(tmp_path):
@@ -16,6 +16,13 @@ def test_the_log_has_settings_versions_and_every_epoch(tmp_path):
     assert log["stages"]["teacher forcing"] == [{"loss": 3.0, "val_CIDEr": 10.0}, {"loss": 2.0, "val_CIDEr": 20.0}]
     assert log["stages"]["self-critical"] == [{"loss": 1.0}]
     assert log["commit"] is None or len(log["commit"].removesuffix("-dirty")) == 40
+
+
+def test_stage_table():
+    first = {"loss": [3.0, 2.0, 1.0], "val_CIDEr": [10.0, 20.126, 15.0], "seconds": [60.0, 30.0, 30.0]}
+    table = stage_table({"decoder": first, "de decoder": {"loss": [1.0], "val_CIDEr": [5.0], "seconds": [6.0]}})
+    assert table.loc["decoder"].tolist() == [3, 2, 20.13, 2.0]
+    assert table.loc["de decoder"].tolist() == [1, 1, 5.0, 0.1]
 
 
 def test_a_commit_is_dirty_if_code_has_changed_but_not_if_artifacts_have(tmp_path):

@@ -58,6 +58,15 @@ def test_reward_with_end_token_punishes_captions_that_break_off():
     assert whole - cut > whole_without - cut_without > 0
 
 
+@pytest.mark.parametrize("bleu", [0.0, 0.5])
+def test_a_caption_that_was_cut_has_no_end(bleu):
+    caption = "a dog runs in a field"
+    reward = CaptionReward(REFERENCES, end_token=True, bleu=bleu)
+    complete, cut = reward.reward(["dog.jpg"] * 2, [caption] * 2, [True, False])
+    assert complete > cut > 0
+    assert complete == reward.reward(["dog.jpg"], [caption])
+
+
 def test_reward_counts_bleu():
     names, captions = ["dog.jpg"] * 2, [REFERENCES["dog.jpg"][0], "purple elephants"]
     plain, mixed = (CaptionReward(REFERENCES, bleu=bleu).reward(names, captions) for bleu in (0.0, 0.5))

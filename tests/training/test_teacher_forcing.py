@@ -90,15 +90,20 @@ def test_training_uses_all_views_and_validates_on_the_whole_photo(cls, uncompile
 def test_other_settings_captions_features_or_weights_start_from_the_beginning(uncompiled, tmp_path, monkeypatch):
     """Slow: six runs."""
     epochs = []
+
+    def read(folder):
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
     monkeypatch.setattr(Training, "_train_step", lambda *_: 0.0)
     monkeypatch.setattr(Training, "validate", lambda _: ({"val_loss": 0.0, "val_CIDEr": 0.0}, {}))
 
     def run(decoder=None, **settings):
-        training = new_run(Training, tmp_path, decoder, epochs=1, batch_size=12, **settings)
+        training = new_run(Training, tmp_path / "stage", decoder, epochs=1, batch_size=12, **settings)
         training.run(lambda epoch, *_: epochs.append(epoch))
 
     features = new_features()
     run()
+    first = read(tmp_path / "stage")
     run(learning_rate=1e-2)
     run(features=Features(features.array + 1, features.rows, {}))
     run(features=Features(features.array, features.rows, {}, sizes=1))
@@ -108,6 +113,8 @@ def test_other_settings_captions_features_or_weights_start_from_the_beginning(un
     assert epochs == [0] * 6
     run(new_decoder(seed=1))
     assert epochs == [0] * 6, "the same settings"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stage", *(f"stage-before-{i}" for i in range(1, 6))]
+    assert read(tmp_path / "stage-before-1") == first, "nothing is lost"
 
 
 def test_a_stage_without_epochs_is_refused(tmp_path):

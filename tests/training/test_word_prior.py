@@ -9,8 +9,9 @@ import pytest
 from captioning.languages import LANGUAGES
 from captioning.network.decoder import DECODERS, build_decoder
 from captioning.text import Tokenizer
+from captioning.training import word_prior
 from captioning.training.features import Features
-from captioning.training.word_prior import RIDGE, fit_word_prior
+from captioning.training.word_prior import RIDGE, add_word_prior, fit_word_prior
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +73,26 @@ def test_a_lower_rank_is_the_best_approximation(decoder):
     assert s[3] > 0.5  # the fourth direction is not nothing
     found = small.word_prior_output(small.word_prior_projection(MEANS))
     np.testing.assert_allclose(found, (u[:, :3] * s[:3]) @ v[:3] + whole.mean(0), atol=1e-3)
+
+
+@pytest.mark.parametrize("decoder", ["attention"], indirect=True)
+@pytest.mark.parametrize("helps", [True, False])
+def test_the_prior_stays_only_if_it_helps(decoder, helps, monkeypatch):
+    """Both times, the length is matched to the same first bias."""
+    biases = []
+
+    def shorter(decoder, *_):
+        biases.append(decoder.word_bias.numpy())
+        decoder.word_bias.assign(biases[-1] - len(biases))
+
+    monkeypatch.setattr(word_prior, "match_length", shorter)
+    monkeypatch.setattr(word_prior, "cider", lambda *_: 10.0 if len(biases) == 1 else 11.0 if helps else 9.0)
+    assert add_word_prior(decoder, TOKENIZER, FEATURES, CAPTIONS, CAPTIONS) == (10, 11 if helps else 9)
+    assert np.array_equal(*biases)
+    np.testing.assert_array_equal(decoder.word_bias, biases[0] - (2 if helps else 1))
+    assert (np.abs(np.array(decoder.word_prior(ARRAY))).max() > 0.5) == helps
+    if not helps:
+        assert not np.array(decoder.word_prior(ARRAY)).any()
 
 
 def test_the_prior_is_added_to_the_scores(decoder):
