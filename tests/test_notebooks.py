@@ -65,6 +65,15 @@ def test_it_learns_german_too(trained):
     assert scores["images"] == 24 and scores["scores"]["BLEU-4"] > 50
 
 
+def test_notebook_01_run_again_leaves_the_model_usable(trained, tmp_path):
+    folder = tmp_path / "artifacts"
+    shutil.copytree(trained / "artifacts", folder)
+    paths = {"DATASET": str(trained / "scenes"), "ARTIFACTS": str(folder)}
+    weights = {"ENCODER_WEIGHTS": str(ROOT / "artifacts" / "encoder.weights.h5")}
+    run("01-data-preparation", tmp_path, IMAGE_SIZE=64, MINIMUM_COUNT=1, **paths, **weights)
+    assert set(CaptionGenerator.load(folder).config["confidence"]) == {"en", "de"}
+
+
 def test_an_interrupted_addition_of_a_language_is_finished(trained, tmp_path, monkeypatch, capsys):
     """By the command that adds languages. The model was saved with German, but the confidence is written last."""
     folder = tmp_path / "artifacts"
@@ -89,6 +98,10 @@ def test_an_interrupted_addition_of_a_language_is_finished(trained, tmp_path, mo
     photo = trained / "scenes" / "Flicker8k_Dataset" / "scene_0000.jpg"
     assert generator.caption(photo).text == before.caption(photo).text
     assert generator.caption(photo, language="de").text
+    history = read_pickle(folder / "history.pkl")
+    assert {len(column) for column in history.values()} == {20 + 1}, (
+        "the new epoch replaces those of the interrupted run"
+    )
 
 
 def test_history_has_one_value_an_epoch(trained):

@@ -127,7 +127,11 @@ class Shards:
         if kind == "coco":
             self._check_ids()
         path = f"{self.output}/captions.{'coco.json' if kind == 'coco' else 'jsonl'}"
-        with tempfile.TemporaryFile() as whole:  # an error does not leave half of it in a bucket
+        if "://" not in self.output:  # replaced as a whole
+            with _open(path) as file:
+                self._export(kind, file)
+            return path
+        with tempfile.TemporaryFile() as whole:  # an error must not leave half of it in a bucket
             self._export(kind, whole)
             whole.seek(0)
             with _open(path) as file:

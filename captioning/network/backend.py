@@ -37,7 +37,7 @@ def precision_of_run(wanted: str, folder: Path) -> str:
     Raises:
         ValueError: ``wanted`` is none of the two.
     """
-    if wanted not in ("", "float32", "mixed_bfloat16"):
+    if wanted and wanted not in ("float32", "mixed_bfloat16"):
         raise ValueError(f"PRECISION is {wanted!r}: it must be float32 or mixed_bfloat16, or empty")
     kept = folder / "precision.txt"
     precision = wanted or (kept.exists() and kept.read_text()) or training_precision()

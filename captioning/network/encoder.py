@@ -81,8 +81,9 @@ class Encoder(keras.Model):
                 )
         except Exception as error:  # Keras raises many kinds
             raise ValueError(
-                f"{network} cannot be built with the weights {str(weights)!r}: {error}\nUse a file of this network "
-                "(.weights.h5, or Keras's own …_notop.h5), such as artifacts/encoder.weights.h5 for resnet50"
+                f"{network} cannot be built for {self.image_size} pixels with the weights {str(weights)!r}: {error}\n"
+                "If the weights are the reason, use a file of this network (.weights.h5, or Keras's own …_notop.h5), "
+                "such as artifacts/encoder.weights.h5 for resnet50"
             ) from error
         *_, rows, columns, self.depth = self.backbone.output_shape
         self.grid = (rows, columns)

@@ -94,5 +94,5 @@ def load_model(folder: str | Path) -> tuple[Encoder, dict[str, Decoder], dict[st
     except ArtifactError:
         raise
     except Exception as error:  # Keras raises many kinds for a file that is not what it expects
-        raise ArtifactError(f"{path} cannot be used ({error}): {REMEDY}") from None
+        raise ArtifactError(f"{path} cannot be used ({error.__cause__ or error}): {REMEDY}") from None
     return encoder, decoders, tokenizers, config

@@ -181,8 +181,8 @@ def per_image_cider(captions: Mapping[str, str], references: Mapping[str, Sequen
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Where the mean of values of images lies, for 95 % of sets of images drawn with replacement from these (percentile
-    bootstrap: Efron, 1979, Annals of Statistics 7: 1–26)."""
+    """95 % confidence interval of the mean over images (percentile bootstrap: Efron, 1979, Annals of Statistics 7:
+    1–26)."""
     random, array = np.random.default_rng(0), np.asarray(values)
     means = [random.choice(array, len(array)).mean() for _ in range(2000)]
     low, high = np.percentile(means, (2.5, 97.5))

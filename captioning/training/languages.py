@@ -207,9 +207,13 @@ def add_languages(dataset_folder: str | Path, folder: str | Path) -> list[str]:
             minimum_count=config["minimum_count"], seed=config["seed"],
             on_epoch=lambda epoch, values, _: print(epoch + 1, {k: round(v, 2) for k, v in values.items()}, flush=True),
         )  # fmt: skip
-        recorded = history.get("stage", ())  # by an addition that was interrupted later
-        added = joined({name: h for name, h in stages.items() if name not in recorded})
-        history |= {key: [*history[key], *added[key]] for key in history.keys() & added}
+        if so_far := history.get("stage"):
+            added = joined(stages)  # in place of what an interrupted addition recorded
+            history = {
+                key: [value for value, stage in zip(values, so_far, strict=True) if stage not in stages] + added[key]
+                for key, values in history.items()
+                if key in added
+            }
     save_model(folder, encoder, decoders, tokenizers, history, config)
     export(folder)
     write_confidence(folder, features, {language: splits[language] for language in new})

@@ -24,7 +24,8 @@ LAYOUTS = """\
 - Karpathy's splits of any of them: dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json
 - Multi30k: photos in flickr30k_images/; train.en, val.en, … and train.txt, val.txt, … (names of the photos) in the
   folder itself, or in raw/ and image_splits/ of data/task1/ and data/task2/, also packed (.gz)
-More languages, beside any of them: Flickr8k.de.token.txt, captions.de.txt (image,caption), or Multi30k's train.de"""
+More languages, beside any of them: Flickr8k.de.token.txt, captions.de.txt or captions.de.csv (image,caption), or
+Multi30k's train.de"""
 
 
 _MULTI30K_FOLDERS = tuple(f"data/task{task}/{kind}" for task in (2, 1) for kind in ("raw", "image_splits"))
@@ -179,8 +180,9 @@ def read_translations(folder: Path, language: str, problems: Problems) -> list[C
     """The captions of a data set in another language, from the files beside its own."""
     if found := find_files(folder, f"Flickr8k.{language}.token.txt"):
         return _parse_lines(found[0], _parse_flickr8k, problems)
-    if found := find_files(folder, f"captions.{language}.txt"):
-        return _read_kaggle_flickr8k(folder, found[0], problems).captions
+    for suffix in ("txt", "csv"):
+        if found := find_files(folder, f"captions.{language}.{suffix}"):
+            return _read_kaggle_flickr8k(folder, found[0], problems).captions
     return _read_multi30k(folder, folder, problems, language).captions
 
 

@@ -87,7 +87,7 @@ class Training:
         train, validation: image name → captions.
         folder: for checkpoints and the log. A run continues after the last finished epoch in this folder, if settings,
             captions, photos (their names and sizes), features and first weights are the same. Otherwise it starts from
-            the beginning.
+            the beginning, and the old files go to ``FOLDER-before-1``, ``-2`` and so on.
         features: image name → (R, D) of every image, for training on features; or None.
         views: features of augmented training images. At each step an image is one of these or the original.
         encoder, image_paths: to fine-tune the encoder too, on pictures that are cropped and mirrored at random.
@@ -279,12 +279,9 @@ class Training:
             found = json.loads(log.read_text())
             different = [key for key, value in self.settings.items() if found["settings"].get(key) != value]
             if different:
-                number = 1
-                while (old := self.folder.with_name(f"{self.folder.name}-before-{number}")).exists():
-                    number += 1
-                self.folder.rename(old)
                 print(
-                    f"{self.folder}: {', '.join(different)} changed, so this stage starts again; its old files: {old}"
+                    f"{self.folder}: {', '.join(different)} changed, so this stage starts again. "
+                    f"After the first epoch, its old files are in {self._old_folder()}"
                 )
             else:
                 history = found["history"]
@@ -317,12 +314,21 @@ class Training:
     def _save(self, history: dict[str, list[float]], log: Path) -> None:
         """Checkpoint, best weights and log after an epoch."""
         scores = history["val_CIDEr"]
+        if len(scores) == 1 and log.exists():  # with other settings
+            self.folder.rename(self._old_folder())
         self._checkpoint.write(self._checkpoint_path(len(scores)))
         if scores[-1] >= max(scores):  # CIDEr of a single photo is always 0: the last epoch counts
             for i, (model, _) in enumerate(self.models):
                 model.save_weights(self.folder / "new.weights.h5")
                 (self.folder / "new.weights.h5").replace(self.folder / f"best{i}.weights.h5")
         artifacts.write_bytes(log, json.dumps({"settings": self.settings, "history": history}, indent=1).encode())
+
+    def _old_folder(self) -> Path:
+        """Where the files of this stage with other settings go."""
+        number = 1
+        while (old := self.folder.with_name(f"{self.folder.name}-before-{number}")).exists():
+            number += 1
+        return old
 
     def _follow_first_worker(self, history: dict[str, list[float]]) -> dict[str, list[float]]:
         """Take weights, optimizers and history from worker 0."""

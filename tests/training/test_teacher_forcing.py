@@ -97,13 +97,20 @@ def test_other_settings_captions_features_or_weights_start_from_the_beginning(un
     monkeypatch.setattr(Training, "_train_step", lambda *_: 0.0)
     monkeypatch.setattr(Training, "validate", lambda _: ({"val_loss": 0.0, "val_CIDEr": 0.0}, {}))
 
-    def run(decoder=None, **settings):
-        training = new_run(Training, tmp_path / "stage", decoder, epochs=1, batch_size=12, **settings)
-        training.run(lambda epoch, *_: epochs.append(epoch))
+    def new(decoder=None, **settings):
+        return new_run(Training, tmp_path / "stage", decoder, epochs=1, batch_size=12, **settings)
+
+    def run(*decoder, **settings):
+        new(*decoder, **settings).run(lambda epoch, *_: epochs.append(epoch))
 
     features = new_features()
     run()
     first = read(tmp_path / "stage")
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "validate", lambda _: 1 / 0)  # interrupted before the end of the first epoch
+        with pytest.raises(ZeroDivisionError):
+            new(learning_rate=1e-2).run()
+    assert read(tmp_path / "stage") == first and list(tmp_path.iterdir()) == [tmp_path / "stage"]
     run(learning_rate=1e-2)
     run(features=Features(features.array + 1, features.rows, {}))
     run(features=Features(features.array, features.rows, {}, sizes=1))

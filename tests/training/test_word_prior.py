@@ -79,9 +79,11 @@ def test_a_lower_rank_is_the_best_approximation(decoder):
 @pytest.mark.parametrize("helps", [True, False])
 def test_the_prior_stays_only_if_it_helps(decoder, helps, monkeypatch):
     """Both times, the length is matched to the same first bias."""
-    biases = []
+    fit_word_prior(decoder, TOKENIZER, FEATURES, CAPTIONS)  # of an earlier run
+    biases, priors = [], []
 
     def shorter(decoder, *_):
+        priors.append(np.abs(np.array(decoder.word_prior(ARRAY))).max())
         biases.append(decoder.word_bias.numpy())
         decoder.word_bias.assign(biases[-1] - len(biases))
 
@@ -89,6 +91,7 @@ def test_the_prior_stays_only_if_it_helps(decoder, helps, monkeypatch):
     monkeypatch.setattr(word_prior, "cider", lambda *_: 10.0 if len(biases) == 1 else 11.0 if helps else 9.0)
     assert add_word_prior(decoder, TOKENIZER, FEATURES, CAPTIONS, CAPTIONS) == (10, 11 if helps else 9)
     assert np.array_equal(*biases)
+    assert priors[0] == 0 and priors[1] > 0.5
     np.testing.assert_array_equal(decoder.word_bias, biases[0] - (2 if helps else 1))
     assert (np.abs(np.array(decoder.word_prior(ARRAY))).max() > 0.5) == helps
     if not helps:
