@@ -151,7 +151,7 @@ def _open(worker: WorkerProcess, order: Order) -> Photo | Exception:
                 code = lost.code
     except OSError as error:
         return NoWorker(f"No process can be started to read a photo: {error}.")
-    if code == -signal.SIGKILL:  # both times: what the system does when memory is full
+    if code == -signal.SIGKILL:  # what the system does when memory is full
         return too_much_memory()
     return damaged() if code < 0 else RuntimeError(f"An image worker ended with exit code {code}.")
 

@@ -48,10 +48,10 @@ class _Answers(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         package = module.partition(".")[0]
-        if package in ("builtins", "captioning", "numpy"):
+        if module in sys.modules and package in ("builtins", "captioning", "numpy"):  # an import would run code
             found = super().find_class(module, name)
             if package == "numpy":
-                allowed = name in ("_frombuffer", "_reconstruct", "dtype", "ndarray", "scalar")
+                allowed = name in ("_frombuffer", "_reconstruct", "dtype", "ndarray")
             else:
                 allowed = isinstance(found, type) and issubclass(found, (tuple, BaseException))
             if allowed:
@@ -145,7 +145,12 @@ class WorkerProcess:
             self.stop()
             raise OutOfTime from None
         except Exception:  # a broken pickle can raise nearly anything, and the next answer would be to this order
-            code = self.stop()
+            assert self.process
+            try:
+                code = self.process.wait(1)  # of a process that has ended
+            except subprocess.TimeoutExpired:
+                code = -signal.SIGABRT  # it lives, but its answer makes no sense
+            self.stop()
             raise OutOfTime if code == -signal.SIGPROF else ProcessLost(code) from None
 
 
