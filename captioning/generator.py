@@ -16,7 +16,7 @@ from captioning import artifacts
 from captioning.artifacts import REMEDY, ArtifactError
 from captioning.descriptions import Segment, make_segments
 from captioning.exported import ExportedSearch, Hypotheses, encoder_of, load_exported
-from captioning.images import open_photo, read_image, resize_image
+from captioning.images import ImageError, open_photo, read_image, resize_image
 from captioning.litert import make_batches, parallel_map
 from captioning.shots import Progress, Shot
 from captioning.text import Tokenizer, tokenizers_from_dict
@@ -38,7 +38,7 @@ class Word:
 
     text: str
     probability: float
-    attention: np.ndarray | None = field(default=None, repr=False)
+    attention: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Caption:
 
     ``probability`` is that of all its words and of the end. ``confidence``, 0 to 1, estimates the share of the caption
     that people would say too (`captioning.training.evaluation.agreement`). ``alternatives`` are ranked and start with
-    this caption; their own are empty. ``language`` is its code, such as "en".
+    this caption; their own are empty. ``language`` is its code, such as "en". ``text`` and ``words`` are empty if the
+    model found no caption.
     """
 
     text: str
@@ -143,13 +144,15 @@ class CaptionGenerator:
         `captioning.image_workers`.
 
         Args:
-            photo: path, bytes, binary file, PIL image or uint8 array (H, W, 3).
+            photo: path, bytes, binary file (read from its position), PIL image, or uint8 array: (H, W), (H, W, 3) in
+                RGB order, or (H, W, 4).
             beam_width: candidate captions that the beam search keeps at each word, 1 to 10; 1 is greedy search.
             alternatives: captions to return, 1 to 10; if more than the beam width, the beam is as wide.
             language: one of ``languages``; None: the first of them.
 
         Raises:
             ImageError: the photo cannot be read.
+            TypeError: ``photo`` is none of these.
             ValueError: beam width or alternatives are out of range, or the model does not have the language.
         """
         return self.caption_batch([photo], beam_width, alternatives, language)[0]
@@ -161,14 +164,25 @@ class CaptionGenerator:
         alternatives: int = 1,
         language: str | None = None,
     ) -> list[Caption]:
-        """Caption several photos, on all cores. Arguments and errors as for `caption`."""
+        """Caption several photos, on all cores. Arguments and errors as for `caption`.
+
+        The first photo that cannot be read raises ImageError, whose note names it, and no caption is returned. To skip
+        such photos, call `prepare` for each one and pass the arrays.
+        """
         self._check(beam_width, alternatives, language)
 
-        def caption(batch: Sequence) -> list[Caption]:
-            features = self.encode(np.stack([self.prepare(photo) for photo in batch]))
+        def prepare(number: int) -> np.ndarray:
+            try:
+                return self.prepare(photos[number])
+            except ImageError as error:
+                error.add_note(f"Photo {number} of {len(photos)}, counted from 0")
+                raise
+
+        def caption(numbers: Sequence[int]) -> list[Caption]:
+            features = self.encode(np.stack([prepare(number) for number in numbers]))
             return self.search(features, beam_width, alternatives, language)
 
-        return list(chain.from_iterable(parallel_map(caption, make_batches(photos, SEARCH_BATCH))))
+        return list(chain.from_iterable(parallel_map(caption, make_batches(range(len(photos)), SEARCH_BATCH))))
 
     def caption_video(
         self,

@@ -119,6 +119,7 @@ def read_image(source: Any, min_size: tuple[int, int] | None = None) -> np.ndarr
 
     Raises:
         ImageError: not a photo, incomplete, empty, larger than `MAX_PIXELS`, or too large for the memory.
+        TypeError: ``source`` is none of these.
     """
     if isinstance(source, np.ndarray):
         return _array_to_rgb(source)
@@ -133,6 +134,9 @@ def open_photo(source: Any, min_size: tuple[int, int] | None = None) -> Image.Im
     """
     if isinstance(source, Image.Image):
         return _decode(source)
+    readable = hasattr(source, "read") and not isinstance(source, io.TextIOBase)
+    if not readable and not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
+        raise TypeError(f"a photo is a path, bytes, a binary file or a PIL image, not {type(source).__name__}")
     try:
         if isinstance(source, (str, os.PathLike)):
             with open(source, "rb") as file:

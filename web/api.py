@@ -85,7 +85,7 @@ def captions(query: CaptionOptions, form: Photos) -> Response:
     """Caption several photos
 
     A photo that cannot be read has an `error` instead of a caption. The answer as a whole is an error only if no photo
-    can be read.
+    can be read: that of the first one.
     """
     files = several_uploads()
     if not files:
@@ -94,8 +94,8 @@ def captions(query: CaptionOptions, form: Photos) -> Response:
     for file, found in zip(files, enqueue(files, query), strict=True):
         photo: dict[str, Any] = {"image": file.filename}
         if isinstance(found, ImageError):
-            photo["error"] = _(str(found))
             statuses.append(IMAGE_STATUS[found.kind])
+            photo |= {"error": _(str(found)), "error_status": statuses[-1]}
         else:
             _photo, photo["answer"] = found
             statuses.append(200)
@@ -148,8 +148,15 @@ def openapi() -> Response:
     for path in document["paths"].values():
         for operation in path.values():
             for parameter in operation.get("parameters", []):
+                schema = parameter["schema"]
+                parameter["schema"] = schema.get("anyOf", [schema])[0]  # null cannot be sent in a query string
+                if parameter["name"] == "beam_width":
+                    parameter["schema"]["default"] = current_app.config["BEAM_WIDTH"]
                 if parameter["name"] == "language":
                     parameter["schema"] = {"type": "string", "enum": languages, "default": languages[0]}
+            for status in {"429", "503"} & operation["responses"].keys():
+                seconds = {"description": "Seconds.", "schema": {"type": "integer"}}
+                operation["responses"][status]["headers"] = {"Retry-After": seconds}
     return jsonify(document)
 
 

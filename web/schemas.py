@@ -43,15 +43,22 @@ MAX_GRID = 32  # rows or columns of the encoder's regions
 Row = Annotated[list[Annotated[float, Field(ge=0, le=99)]], Field(min_length=1, max_length=MAX_GRID)]
 
 
+def without_pattern(schema: dict) -> None:
+    """Python and JavaScript cannot read this pattern, and a client checks answers by the schema."""
+    del schema["pattern"]
+    schema |= {"minLength": 1, "maxLength": 40}
+
+
 class Word(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    text: str = Field(pattern=r"^[\p{L}\p{N}'-]{1,40}$")
+    text: str = Field(pattern=r"^[\p{L}\p{N}'-]{1,40}$", json_schema_extra=without_pattern)
     probability: Probability
     attention: list[Row] = Field(
         min_length=1,
         max_length=MAX_GRID,
-        description="The attention over a grid on the photo, row by row from the top: 7 x 7 for the shipped model.",
+        description="The attention over a grid on the photo, row by row from the top: 7 x 7 for the shipped model. In "
+        "answers, its sum is 1.",
     )
 
     @field_validator("attention")
@@ -63,7 +70,9 @@ class Word(BaseModel):
 
 
 class Choice(BaseModel):
-    caption: str = Field(description="In lower case except for German nouns, without a full stop at its end.")
+    caption: str = Field(
+        description="In lower case except for German nouns, without a full stop; empty if the model found none."
+    )
     probability: Probability = Field(description="Of all its words and of the end.")
     confidence: Probability = Field(description="Estimated share of the caption that a person would also have written.")
     words: list[Word] | None = Field(
@@ -81,6 +90,7 @@ class PhotoResult(BaseModel):
     confidence: Probability | None = None
     alternatives: list[Choice] | None = Field(None, description="The best one first; it is the caption.")
     error: str | None = None
+    error_status: Literal[413, 415, 422] | None = Field(None, description="The status that this photo alone would get.")
 
 
 class Captions(BaseModel):

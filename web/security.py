@@ -5,7 +5,7 @@ import hmac
 from ipaddress import IPv4Address, IPv6Network, ip_address
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from flask_babel import gettext as _
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
@@ -60,7 +60,7 @@ def limit_clients(app: Flask) -> None:
     @app.after_request  # runs after the limiter's own, which sets the end of its window in each answer
     def correct_retry_after(response: Response) -> Response:
         if response.status_code == 503:
-            response.headers["Retry-After"] = str(RETRY_AFTER)
+            response.headers["Retry-After"] = str(g.get("retry_after", RETRY_AFTER))
         elif response.status_code != 429:
             response.headers.pop("Retry-After", None)
         return response

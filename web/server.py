@@ -21,6 +21,7 @@ from captioning.cores import CPU_COUNT
 from captioning.generator import SEARCH_BATCH
 from web.metrics import log_event
 from web.model import reload_in_background
+from web.uploads import RETRY_AFTER
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -90,6 +91,8 @@ class Refusal(ErrorTask):
         body = json.dumps({"status": "error", "message": message}).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
+        if error.code == 503:
+            self.response_headers.append(("Retry-After", str(RETRY_AFTER)))
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import ServiceUnavailable
+from werkzeug.formparser import FormDataParser
 
 from captioning.batching import QueueFull
 from captioning.cores import CPU_COUNT
@@ -41,6 +42,11 @@ class UploadRequest(Request):
     def _get_file_stream(self, *args: Any, **kwargs: Any) -> IO[bytes]:
         return tempfile.TemporaryFile() if self.path == VIDEOS else io.BytesIO()
 
+    def make_form_data_parser(self) -> FormDataParser:
+        parser = super().make_form_data_parser()
+        parser.silent = False  # else a broken form looks like one without files
+        return parser
+
     def _load_form_data(self) -> None:
         try:
             super()._load_form_data()
@@ -48,6 +54,11 @@ class UploadRequest(Request):
             if self.path != VIDEOS:
                 raise
             refuse_busy("no disk", _("This server has no disk space for clips. Tell its operator."))
+        except ValueError:
+            abort(
+                400,
+                _("The form cannot be read: it is incomplete, has no boundary, or a name is not UTF-8."),
+            )
 
 
 class SearchOptions(BaseModel):
@@ -73,7 +84,7 @@ class Options(SearchOptions):
     """What the query strings for photos, of the page and of the API, have in common."""
 
     alternatives: int | None = Field(
-        default=None, ge=1, le=5, description="Captions per photo, the best one first. The beam is at least as wide."
+        default=None, ge=1, le=5, description="Captions per photo, the best one first. By default at most 3."
     )
 
     @property
@@ -87,8 +98,15 @@ class Options(SearchOptions):
 
 
 def uploads(field: str = "image") -> list[FileStorage]:
-    """The files of a field, without empty ones."""
-    return [file for file in request.files.getlist(field) if file.filename]
+    """The files of a field, without the empty one that a browser sends if none is chosen."""
+    return [file for file in request.files.getlist(field) if file.filename or length(file)]
+
+
+def length(file: FileStorage) -> int:
+    """The number of bytes of an upload."""
+    end = file.stream.seek(0, io.SEEK_END)
+    file.stream.seek(0)
+    return end
 
 
 def one_upload() -> FileStorage:
@@ -160,8 +178,10 @@ def start(file: FileStorage, options: Options, preview: int | None) -> tuple[Fut
     read = partial(submit, file, size, preview)
     try:
         photo, answer = captions.submit_unread(read, gone, g.group, options.width, options.language)
-    except (QueueFull, ValueError):  # ValueError: a reload has taken the language away; the next try says so
+    except QueueFull:
         refuse_full()
+    except ValueError:  # a reload has taken the language away; the next try says so
+        refuse_busy("reloaded", _("This service is about to restart. Please try again in a moment."))
     g.pending.append(answer)
     return photo, answer
 
@@ -248,7 +268,8 @@ def refuse_without_process() -> NoReturn:
     refuse_busy("no worker", _("This server cannot start a process. Try again in a moment, or tell its operator."))
 
 
-def refuse_busy(kind: str, message: str) -> NoReturn:
+def refuse_busy(kind: str, message: str, retry_after: int = RETRY_AFTER) -> NoReturn:
     """Answer 503, and count it under ``kind``."""
+    g.retry_after = retry_after
     current_app.extensions["metrics"].errors.labels(kind).inc()
-    raise ServiceUnavailable(message, retry_after=RETRY_AFTER)
+    raise ServiceUnavailable(message)

@@ -192,3 +192,5 @@ class VideoJobs:
                 return queue.submit(image, lambda: job.abandoned, job, job.beam_width, job.language)
             except QueueFull:
                 time.sleep(0.2)
+            except ValueError as error:  # a reload has taken the language away
+                raise Abandoned from error

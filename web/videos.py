@@ -32,18 +32,24 @@ class VideoPath(BaseModel):
 
 
 class VideoFormat(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # a misspelt option must not be ignored
+
     format: Literal["json", "vtt", "srt"] = Field(default="json", description="WebVTT and SRT only when it is done.")
     thumbnails: bool = Field(default=False, description="Add a small picture of each key frame.")
 
 
 class VideoSegment(BaseModel):
     start: float = Field(description="Seconds from the start of the clip.")
-    end: float
-    caption: str = Field(description="In lower case except for German nouns, without a full stop at its end.")
+    end: float = Field(description="Seconds from the start of the clip.")
+    caption: str = Field(
+        description="In lower case except for German nouns, without a full stop; empty if the model found none."
+    )
     language: str
     probability: Probability
     confidence: Probability
-    key_frame_time: float = Field(description="Of the frame that the caption describes.")
+    key_frame_time: float = Field(
+        description="Of the frame that the caption describes, in seconds from the start of the clip."
+    )
     thumbnail: str | None = Field(default=None, description="JPEG as a data: URL.")
 
 
@@ -52,7 +58,9 @@ class VideoJob(BaseModel):
     id: str
     url: str = Field(description="Ask here for the result, at least once in two minutes; else the job ends.")
     state: Literal["running", "done"]
-    progress: Probability | None = Field(description="None if the clip does not say how long it is.")
+    progress: Probability | None = Field(
+        description="Share of the clip that was read. Null if the clip does not say how long it is."
+    )
     segments: list[VideoSegment] | None = Field(default=None, description="When it is done: without gaps, in order.")
 
 
@@ -98,7 +106,7 @@ def start_video(query: SearchOptions, form: OneVideo) -> Response:
     try:
         job = jobs().start(file, query.beam_width, query.language)
     except TooManyJobs:
-        refuse_busy("queue full", _("Too many clips are being captioned. Please try again in a minute."))
+        refuse_busy("queue full", _("Too many clips are being captioned. Please try again in a minute."), 60)
     response = jsonify(describe(job, False))
     response.status_code, response.headers["Location"] = 202, job_url(job)
     return response

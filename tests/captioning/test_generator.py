@@ -42,6 +42,7 @@ def test_every_kind_of_photo_gives_the_same_caption(generator, path):
     with path.open("rb") as file:
         for photo in (str(path), path.read_bytes(), file, image, np.asarray(image)):
             assert generator.caption(photo).text == expected
+    assert generator.caption(path) == generator.caption(path), "captions can be compared"
 
 
 def test_batch_gives_what_single_photos_give(generator, path):
@@ -62,8 +63,13 @@ def test_many_photos_give_what_single_photos_give(generator):
 
 
 def test_wrong_arguments(generator, path):
-    with pytest.raises(ImageError):
-        generator.caption(b"no picture")
+    with pytest.raises(ImageError) as error:
+        generator.caption_batch([path, b"no picture"])
+    assert error.value.__notes__ == ["Photo 1 of 2, counted from 0"]
+    with path.open(encoding="latin-1") as text:
+        for no_photo in (None, ["a.jpg"], text):
+            with pytest.raises(TypeError, match="a photo is a path"):
+                generator.caption(no_photo)
     for arguments in ({"beam_width": 0}, {"beam_width": 99}, {"alternatives": 0}, {"alternatives": 11}):
         with pytest.raises(ValueError, match="between 1 and 10"):
             generator.caption(path, **arguments)

@@ -54,7 +54,7 @@ def test_captions_of_several_photos(post, expected):
     assert response.status_code == 200 and response.json["status"] == "ok"
     one, two, three = response.json["photos"]
     assert two["image"] == "two.jpg" and "not a photo that we can read" in two["error"]
-    assert set(two) == {"image", "error"}
+    assert set(two) == {"image", "error", "error_status"} and two["error_status"] == 415
     for shown, name, seed in ((one, "one.png", 1), (three, "three.png", 3)):
         best = expected(picture(seed))
         assert shown["image"] == name and shown["caption"] == best.text
@@ -86,7 +86,13 @@ def test_english_unless_asked(client, generator):
 
 
 def test_the_openapi_document_lists_the_languages(client, generator):
-    parameters = client.get("/openapi.json").json["paths"]["/api/captions"]["post"]["parameters"]
+    document = client.get("/openapi.json").json
+    operation = document["paths"]["/api/captions"]["post"]
+    assert not any("anyOf" in parameter["schema"] for parameter in operation["parameters"]), "null cannot be sent"
+    assert "Retry-After" in operation["responses"]["503"]["headers"]
+    word = document["components"]["schemas"]["Word"]["properties"]["text"]
+    assert (word["maxLength"], "pattern" in word) == (40, False), "Python's re does not know \\p{L}"
+    parameters = operation["parameters"]
     [language] = [p["schema"] for p in parameters if p["name"] == "language"]
     assert language["enum"] == generator.languages and language["default"] == "en"
 

@@ -121,6 +121,38 @@ def test_an_unknown_option_is_refused(small_app, path, place):
     assert response.json["message"].startswith(f"There is no option “{name}” here.")
 
 
+FORM = b'--x\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\n\r\nGIF89a\r\n--x%s'
+
+
+@pytest.mark.parametrize(("path", "field"), [("/api/captions", b"image"), ("/api/videos", b"video")])
+@pytest.mark.parametrize(
+    ("name", "end", "mimetype"),
+    [
+        (b"a.jpg", b"", "multipart/form-data; boundary=x"),
+        (b"a.jpg", b"--\r\n", "multipart/form-data"),
+        (b"gar\xe7on.jpg", b"--\r\n", "multipart/form-data; boundary=x"),
+    ],
+    ids=["incomplete", "without a boundary", "a name in Latin-1"],
+)
+def test_a_form_that_cannot_be_read_is_not_a_form_without_photos(small_app, path, field, name, end, mimetype):
+    response = small_app.test_client().post(path, data=FORM % (field, name, end), content_type=mimetype)
+    assert response.status_code == 400
+    assert response.json["message"].startswith("The form cannot be read")
+
+
+def test_a_file_without_a_name_counts(small_app, send):
+    answer = small_app.test_client().post(
+        "/api/captions", data={"image": [(io.BytesIO(picture()), ""), (io.BytesIO(picture(1)), "b.png")]}
+    )
+    assert answer.status_code == 200
+    assert [photo["image"] for photo in answer.json["photos"]] == ["", "b.png"]
+    nothing = FORM.replace(b"GIF89a", b"") % (b"image", b"", b"--\r\n")  # what a browser sends if no photo is chosen
+    response = small_app.test_client().post(
+        "/api/captions", data=nothing, content_type="multipart/form-data; boundary=x"
+    )
+    assert response.status_code == 400 and response.json["message"].startswith("Send photos")
+
+
 @pytest.mark.skipif(CPU_COUNT < 2, reason="one core reads one photo at a time")
 def test_photos_of_a_request_are_read_at_the_same_time(small_app, send, monkeypatch):
     images, running, most = small_app.extensions["images"], [], []

@@ -125,6 +125,8 @@ def test_no_clip(small_app, form):
 def test_result_before_it_is_there(small_app, model):
     keep_busy(small_app.extensions["captions"])
     url = start(small_app).json["url"]
+    misspelt = small_app.test_client().get(url + "?fromat=vtt")
+    assert misspelt.status_code == 400 and "fromat" in misspelt.json["message"]
     answer = small_app.test_client().get(url + "?format=vtt")
     assert answer.status_code == 409 and "not ready" in answer.json["message"]
     model.gate.set()
@@ -136,7 +138,7 @@ def test_more_jobs_than_allowed(make_app, model):
     keep_busy(app.extensions["captions"])
     first = start(app)
     refused = start(app)
-    assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
+    assert refused.status_code == 503 and refused.headers["Retry-After"] == "60"
     assert "Too many clips" in refused.json["message"]
     assert len(clip_files()) <= 1
     model.gate.set()
