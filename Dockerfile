@@ -1,6 +1,7 @@
 # The app with its model. It needs no network and writes only clips, to /tmp:
 #     docker build -t captioner .
-#     docker run --rm --init --read-only --tmpfs /tmp:size=1g --memory 4g --cap-drop ALL -p 127.0.0.1:8000:8000 captioner
+#     docker run --rm --init --read-only --tmpfs /tmp:size=1g --cpus 2 --memory 4g --pids-limit 1000 --cap-drop ALL \
+#         --security-opt no-new-privileges --stop-timeout 50 -p 127.0.0.1:8000:8000 captioner
 FROM python:3.12-slim AS build
 WORKDIR /build
 COPY requirements-serve.lock ./
@@ -8,7 +9,8 @@ RUN python -m venv --without-pip /app/.venv \
     && python -m pip --python /app/.venv install --no-cache-dir --require-hashes -r requirements-serve.lock
 # .dockerignore names the files that serve; everything else stays out.
 COPY . .
-RUN python -m compileall -q --invalidation-mode unchecked-hash ./*.py captioning web
+# A clone may be readable by its owner only.
+RUN chmod -R a+rX . && python -m compileall -q --invalidation-mode unchecked-hash ./*.py captioning web
 
 FROM python:3.12-slim
 WORKDIR /app

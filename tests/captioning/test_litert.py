@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
+from captioning import cores
 from captioning.cores import CPU_COUNT, count_cores
 from captioning.exported import encoder_of
 from captioning.litert import Model, make_batches, parallel_map
@@ -47,3 +48,25 @@ def test_the_cores_are_limited_as_usual(monkeypatch):
     for nonsense in ("many", "1000", ""):
         monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
         assert count_cores() == CPU_COUNT
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({}, 64),
+    ],
+)
+def test_the_limit_of_a_container(files, expected, tmp_path, monkeypatch):
+    """Of control groups of both versions."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(cores, "GROUP", tmp_path)
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: range(64))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert count_cores() == expected
