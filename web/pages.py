@@ -39,10 +39,10 @@ SAMPLES = {
 ROOT = Path(__file__).parent.parent
 SAMPLES_FOLDER = ROOT / "static" / "samples"
 EXAMPLES = {  # captions of the dog and their confidence, for the empty pages; English in other languages
-    "en": ("A brown dog is running in the grass.", 0.55),
-    "de": ("Ein brauner Hund rennt über eine Wiese.", 0.6),
-    "fr": ("Un chien brun court dans l'herbe verte.", 0.44),
-    "cs": ("Hnědý pes běží skrz trávě.", 0.21),
+    "en": ("A brown dog is running in the grass.", 0.58),
+    "de": ("Ein brauner Hund rennt über eine Wiese.", 0.52),
+    "fr": ("Un chien brun court dans l'herbe verte.", 0.35),
+    "cs": ("Hnědý pes běží skrz trávě.", 0.2),
 }
 
 

@@ -136,7 +136,7 @@ def fit_confidence(
 ) -> list[float]:
     """Slope and offset of the line from the mean word probability of a caption to its confidence.
 
-    The mean is the geometric one, of the words and the end token.
+    The mean is the geometric one, and function words count less (`FUNCTION_WORD_WEIGHT`).
 
     It is fitted to the `agreement` of captions with those of people, on half of the validation photos (see `halves`).
     With fewer than `PHOTOS_FOR_A_SLOPE` of them, or if the slope is not positive, the confidence is the mean agreement

@@ -111,7 +111,7 @@ def test_a_decoder_without_attention_gives_words_without_attention():
     assert caption.text == "a dog" and [word.attention for word in caption.words] == [None, None]
     assert [word.probability for word in caption.words] == pytest.approx([0.5, 0.8])
     assert caption.probability == pytest.approx(0.36)
-    assert caption.confidence == pytest.approx(0.5 * 0.36 ** (1 / 3) + 0.1)
+    assert caption.confidence == pytest.approx(0.5 * (0.5**0.25 * 0.8) ** (1 / 1.25) + 0.1), "“a” counts a quarter"
 
 
 def test_a_tiny_vocabulary_has_fewer_alternatives():
