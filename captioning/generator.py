@@ -28,7 +28,8 @@ MAX_BEAM_WIDTH = 10
 SEARCH_BATCH = 5  # photos that a core searches together, in a quarter less time per photo than alone
 
 FUNCTION_WORD_WEIGHT = 0.25
-"""In the mean probability that the confidence is made of. Those of content words say more about a caption."""
+"""In the mean probability that the confidence is made of. In English and German, content words say more about a caption
+(docs/experiments.md)."""
 
 NO_CAPTION = "the model found no caption"
 
@@ -273,10 +274,12 @@ class CaptionGenerator:
             Word(text, float(np.exp(log_p)), grid)
             for text, log_p, grid in zip(texts, log_probabilities, maps, strict=False)
         ]
-        weights = [FUNCTION_WORD_WEIGHT if i in tokenizer.function_words else 1.0 for i in tokens[: len(words)]]
-        mean = np.exp(np.average(log_probabilities[: len(words)], weights=weights)) if words else 0.0
         slope, offset = self.config.get("confidence", {}).get(language, (1.0, 0.0))
-        confidence = float(np.clip(slope * mean + offset, 0.0, 1.0))
+        confidence = 0.0  # of a caption without words
+        if words:
+            weights = [FUNCTION_WORD_WEIGHT if i in tokenizer.function_words else 1.0 for i in tokens[: len(words)]]
+            mean = np.exp(np.average(log_probabilities[: len(words)], weights=weights))
+            confidence = float(np.clip(slope * mean + offset, 0.0, 1.0))
         probability = float(np.exp(log_probabilities.sum()))
         return Caption(tokenizer.join(texts), probability, confidence, words, language)
 

@@ -17,7 +17,8 @@ class Language:
 
     Args:
         name: of the language, in the language itself.
-        function_words: those that a caption may contain more than once, separated by spaces.
+        function_words: those that a caption may contain more than once, separated by spaces. They have no word prior,
+            and count less in the confidence.
         lowercase: captions become lower case. German keeps its capitals, because its nouns have them.
         elision: a word before an apostrophe is a word of its own: "l'homme" is "l'" and "homme".
     """

@@ -36,7 +36,7 @@ class OutOfTime(Exception):
 
 
 class ProcessLost(Exception):
-    """The process has ended, for a reason that is not its limit on time."""
+    """The process has ended, for a reason that is not its limit on time, or its answer made no sense (SIGABRT)."""
 
     def __init__(self, code: int):
         super().__init__(f"exit code {code}")

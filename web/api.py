@@ -84,8 +84,8 @@ def metadata() -> Response:
 def captions(query: CaptionOptions, form: Photos) -> Response:
     """Caption several photos
 
-    A photo that cannot be read has an `error` instead of a caption. The answer as a whole is an error only if no photo
-    can be read: that of the first one.
+    A photo that cannot be read has an `error` instead of a caption. If no photo can be read, the answer is the error of
+    the first one.
     """
     files = several_uploads()
     if not files:

@@ -44,9 +44,9 @@ Row = Annotated[list[Annotated[float, Field(ge=0, le=99)]], Field(min_length=1, 
 
 
 def without_pattern(schema: dict) -> None:
-    """Python and JavaScript cannot read this pattern, and a client checks answers by the schema."""
+    """Clients check answers by the schema, but Python's `re` cannot read this pattern."""
     del schema["pattern"]
-    schema |= {"minLength": 1, "maxLength": 40}
+    schema |= {"minLength": 1, "maxLength": 40, "description": "Letters, digits, ' and - only."}
 
 
 class Word(BaseModel):
@@ -76,7 +76,7 @@ class Choice(BaseModel):
     probability: Probability = Field(description="Of all its words and of the end.")
     confidence: Probability = Field(description="Estimated share of the caption that a person would also have written.")
     words: list[Word] | None = Field(
-        default=None, description="Only with attention=true, and if the model has attention."
+        default=None, description="Only with attention=true, if the model has attention and found a caption."
     )
 
 

@@ -57,7 +57,7 @@ class UploadRequest(Request):
         except ValueError:
             abort(
                 400,
-                _("The form cannot be read: it is incomplete, has no boundary, or a name is not UTF-8."),
+                _("The form cannot be read. Send it again, complete, with its boundary and with names in UTF-8."),
             )
 
 
@@ -84,7 +84,11 @@ class Options(SearchOptions):
     """What the query strings for photos, of the page and of the API, have in common."""
 
     alternatives: int | None = Field(
-        default=None, ge=1, le=5, description="Captions per photo, the best one first. By default at most 3."
+        default=None,
+        ge=1,
+        le=5,
+        description="Captions per photo, the best one first; more than the beam width widens the beam. "
+        "By default 3, or the beam width if that is less.",
     )
 
     @property
@@ -181,7 +185,7 @@ def start(file: FileStorage, options: Options, preview: int | None) -> tuple[Fut
     except QueueFull:
         refuse_full()
     except ValueError:  # a reload has taken the language away; the next try says so
-        refuse_busy("reloaded", _("This service is about to restart. Please try again in a moment."))
+        refuse_busy("reloaded", _("This service has a new model. Please try again in a moment."))
     g.pending.append(answer)
     return photo, answer
 

@@ -106,7 +106,7 @@ def start_video(query: SearchOptions, form: OneVideo) -> Response:
     try:
         job = jobs().start(file, query.beam_width, query.language)
     except TooManyJobs:
-        refuse_busy("queue full", _("Too many clips are being captioned. Please try again in a minute."), 60)
+        refuse_busy("queue full", _("Too many clips are being captioned. Please try again in a minute."), 20)
     response = jsonify(describe(job, False))
     response.status_code, response.headers["Location"] = 202, job_url(job)
     return response

@@ -118,9 +118,10 @@ def test_a_tiny_vocabulary_has_fewer_alternatives():
     tokenizer = Tokenizer.fit(["a dog"], 1)
     tokens = np.full((1, 2, 4), tokenizer.end)
     found = Hypotheses(tokens, np.zeros((1, 2, 4), "float32"), None, np.zeros((1, 2)))
-    generator = CaptionGenerator(None, lambda *_: found, {"en": tokenizer}, {"grid": (2, 2)})
+    config = {"grid": (2, 2), "confidence": {"en": (0.0, 0.5)}}
+    generator = CaptionGenerator(None, lambda *_: found, {"en": tokenizer}, config)
     [caption] = generator.search(np.zeros((1, 4, 6)), alternatives=3)
-    assert len(caption.alternatives) == 2
+    assert [(choice.text, choice.confidence) for choice in caption.alternatives] == [("", 0.0)] * 2
 
 
 def test_keras_models_without_tensorflow(tmp_path, monkeypatch):

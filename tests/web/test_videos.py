@@ -138,7 +138,7 @@ def test_more_jobs_than_allowed(make_app, model):
     keep_busy(app.extensions["captions"])
     first = start(app)
     refused = start(app)
-    assert refused.status_code == 503 and refused.headers["Retry-After"] == "60"
+    assert refused.status_code == 503 and refused.headers["Retry-After"] == "20"
     assert "Too many clips" in refused.json["message"]
     assert len(clip_files()) <= 1
     model.gate.set()
