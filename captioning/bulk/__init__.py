@@ -4,6 +4,8 @@
 together on Ray Data. `features` encodes the photos of a data set for training instead.
 """
 
+AGAIN = "Run it again: finished photos are kept"
+
 
 class BulkError(ValueError):
     """The run cannot start or go on. The message says what is wrong and what to do."""

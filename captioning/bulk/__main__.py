@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from captioning.artifacts import ArtifactError
-from captioning.bulk import BulkError
+from captioning.bulk import AGAIN, BulkError
 from captioning.generator import DEFAULT_BEAM_WIDTH, MAX_BEAM_WIDTH
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.format != "parquet":
             run.shards.export(options.format)
     except KeyboardInterrupt:
-        return _error("stopped. Run it again: finished photos are kept", 130)
+        return _error(f"stopped. {AGAIN}", 130)
     except (BulkError, OSError) as error:
         return _error(str(error), 1)
     print(f"{done} photos done, all captions are in {run.shards.output}", file=sys.stderr)
@@ -88,7 +88,7 @@ def _extract_features(options: argparse.Namespace) -> int:
     try:
         features = extract(options.inputs, Path(options.output), options.address)
     except KeyboardInterrupt:
-        return _error("stopped. Run it again: finished photos are kept", 130)
+        return _error(f"stopped. {AGAIN}", 130)
     except (OSError, ValueError) as error:
         return _error(str(error))
     print(f"{len(features)} photos encoded, {len(features.failed)} could not be read", file=sys.stderr)

@@ -13,8 +13,8 @@ import ray
 import ray.data
 from ray.exceptions import RayError
 
-from captioning.bulk import BulkError
-from captioning.bulk.run import AGAIN, connect, last_line
+from captioning.bulk import AGAIN, BulkError
+from captioning.bulk.run import connect, last_line
 from captioning.exported import encoder_of
 
 if TYPE_CHECKING:

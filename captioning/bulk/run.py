@@ -15,7 +15,7 @@ import ray.data
 from ray.exceptions import RayError
 
 from captioning import artifacts
-from captioning.bulk import BulkError
+from captioning.bulk import AGAIN, BulkError
 from captioning.bulk.actor import Captioner, model_id
 from captioning.bulk.shards import Shards, plan
 from captioning.bulk.sources import find_sources
@@ -23,7 +23,6 @@ from captioning.cores import CPU_COUNT
 from captioning.litert import no_standard_error
 from captioning.text import tokenizers_from_dict
 
-AGAIN = "Run it again: finished photos are kept"
 CORES = 2  # of an actor; fewer if no machine has as many
 
 

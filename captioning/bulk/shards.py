@@ -13,7 +13,8 @@ import re
 import shutil
 import tempfile
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -127,15 +128,8 @@ class Shards:
         if kind == "coco":
             self._check_ids()
         path = f"{self.output}/captions.{'coco.json' if kind == 'coco' else 'jsonl'}"
-        if "://" not in self.output:  # replaced as a whole
-            with _open(path) as file:
-                self._export(kind, file)
-            return path
-        with tempfile.TemporaryFile() as whole:  # an error must not leave half of it in a bucket
-            self._export(kind, whole)
-            whole.seek(0)
-            with _open(path) as file:
-                shutil.copyfileobj(whole, file)
+        with _open(path) as file:
+            self._export(kind, file)
         return path
 
     def _check_ids(self) -> None:
@@ -242,8 +236,16 @@ def _without_twins(done: pa.Table, shards: Shards) -> pa.Table:
     return done.filter(pc.invert(pc.is_in(done["shard"], surplus)))
 
 
-def _open(path: str) -> AbstractContextManager[IO[bytes]]:
-    """A new file that appears in one step: by renaming, or as one object."""
+@contextmanager
+def _open(path: str) -> Iterator[IO[bytes]]:
+    """A new file that appears in one step, unless the block fails: by renaming, or as one object."""
     files, place = sources.locate(path)
-    local = isinstance(files, pyarrow.fs.LocalFileSystem)
-    return artifacts.replace_file(place, "wb") if local else files.open_output_stream(place)
+    if isinstance(files, pyarrow.fs.LocalFileSystem):
+        with artifacts.replace_file(place, "wb") as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as whole:  # an open object would appear even if the block fails
+        yield whole
+        whole.seek(0)
+        with files.open_output_stream(place) as target:
+            shutil.copyfileobj(whole, target)
